@@ -1,0 +1,47 @@
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+BIN := .venv/bin
+# Made again when what it is made from changes.
+INSTALLED := .venv/installed
+
+.PHONY: help
+help: ## list the targets
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+$(INSTALLED): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+.PHONY: run
+run: $(INSTALLED) ## serve on http://127.0.0.1:8000
+	$(BIN)/uvicorn app.main:app --ws-max-size 1048576 --timeout-graceful-shutdown 5 --no-server-header
+
+.PHONY: test
+test: $(INSTALLED) ## prove every claim
+	$(BIN)/python -m pytest $(TEST_ARGS)
+
+.PHONY: check
+check: $(INSTALLED) ## formatting, lint, types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+.PHONY: fmt
+fmt: $(INSTALLED) ## format, and mend what lint can mend
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+.PHONY: tour
+tour: $(INSTALLED) ## start the service, walk every call of the contract, print the transcript
+	$(BIN)/python -m tests.tour
+
+.PHONY: bench
+bench: $(INSTALLED) ## what the middleware costs, as ratios of one run (needs wrk)
+	$(BIN)/python -m benchmarks.middleware
+
+.PHONY: clean
+clean: ## remove the virtual environment, caches, data and received files
+	rm -rf .venv data .mypy_cache .pytest_cache .ruff_cache
+	find uploads -type f ! -name .gitkeep -delete
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,43 @@
+"""The tables. Related rows are never loaded behind one's back: `lazy="raise"` makes that an error."""
+
+from datetime import UTC, datetime
+
+from sqlalchemy import DateTime, ForeignKey, String
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
+
+
+class Base(DeclarativeBase):
+    pass
+
+
+class User(Base):
+    __tablename__ = "users"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(String(100))
+    email: Mapped[str] = mapped_column(String(254), unique=True)
+    age: Mapped[int | None]
+    items: Mapped[list["Item"]] = relationship(back_populates="owner", lazy="raise")
+
+
+class Item(Base):
+    __tablename__ = "items"
+
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    name: Mapped[str] = mapped_column(String(100))
+    price_cents: Mapped[int]
+    owner_id: Mapped[int] = mapped_column(ForeignKey("users.id"), index=True)
+    owner: Mapped[User] = relationship(back_populates="items", lazy="raise")
+
+
+class StoredFile(Base):
+    """What is known of a received file. Its bytes lie under `id`; `filename` is for display only."""
+
+    __tablename__ = "files"
+
+    id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    filename: Mapped[str] = mapped_column(String(255))
+    content_type: Mapped[str] = mapped_column(String(100))
+    size: Mapped[int]
+    sha256: Mapped[str] = mapped_column(String(64))
+    created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), default=lambda: datetime.now(UTC))

@@ -1,0 +1,54 @@
+"""The engine and its sessions: SQLite in WAL mode by default, any async SQLAlchemy URL by a setting."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import event, func, make_url, select
+from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
+
+from app.database.models import Base, User
+from app.database.seed import seed
+
+SessionMaker = async_sessionmaker[AsyncSession]
+
+# WAL: readers do not wait for the writer. busy_timeout: a second writer waits this many
+# milliseconds instead of failing. SQLite checks foreign keys only when told to.
+SQLITE_PRAGMAS = (
+    "PRAGMA journal_mode = WAL",
+    "PRAGMA synchronous = NORMAL",
+    "PRAGMA busy_timeout = 5000",
+    "PRAGMA foreign_keys = ON",
+)
+
+
+@asynccontextmanager
+async def open_database(url: str) -> AsyncIterator[SessionMaker]:
+    """Connects, makes the tables that are missing, seeds an empty database; disposes of the pool on leaving.
+
+    Raises SQLAlchemy's `OperationalError` when the database cannot be reached.
+    """
+    parsed = make_url(url)
+    engine = create_async_engine(parsed, pool_pre_ping=True)
+    if parsed.get_backend_name() == "sqlite":
+        if parsed.database and parsed.database != ":memory:":
+            Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
+        event.listen(engine.sync_engine, "connect", _set_pragmas)
+    try:
+        async with engine.begin() as connection:
+            await connection.run_sync(Base.metadata.create_all)
+        sessions = async_sessionmaker(engine, expire_on_commit=False)
+        async with sessions.begin() as session:
+            if not await session.scalar(select(func.count()).select_from(User)):
+                seed(session)
+        yield sessions
+    finally:
+        await engine.dispose()
+
+
+def _set_pragmas(connection: Any, _record: object) -> None:
+    cursor = connection.cursor()
+    for pragma in SQLITE_PRAGMAS:
+        cursor.execute(pragma)
+    cursor.close()

@@ -1,0 +1,43 @@
+"""The names endpoints use for what the lifespan opened. One alias a thing, and nothing else.
+
+They are `async def` though they await nothing: FastAPI runs a plain `def` in a thread, which costs
+more than all they do.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Annotated, cast
+
+from fastapi import Depends
+from fastapi.requests import HTTPConnection
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from app.lifespan import State
+from app.settings import Settings
+
+
+async def get_state(connection: HTTPConnection) -> State:
+    return cast(State, connection.state)
+
+
+StateDep = Annotated[State, Depends(get_state)]
+
+
+async def get_settings(state: StateDep) -> Settings:
+    return state["settings"]
+
+
+async def get_stopping(state: StateDep) -> asyncio.Event:
+    return state["stopping"]
+
+
+async def open_session(state: StateDep) -> AsyncIterator[AsyncSession]:
+    """One transaction: committed when the endpoint returns, rolled back when it raises."""
+    async with state["sessions"].begin() as session:
+        yield session
+
+
+SettingsDep = Annotated[Settings, Depends(get_settings)]
+StoppingDep = Annotated[asyncio.Event, Depends(get_stopping)]
+# Function scope: the commit is done, and the connection back in its pool, before the answer leaves.
+SessionDep = Annotated[AsyncSession, Depends(open_session, scope="function")]

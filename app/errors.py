@@ -1,0 +1,217 @@
+"""One shape for every error: problem details, `application/problem+json` (RFC 9457).
+
+Raise an `AppError` anywhere; `add_exception_handlers` also restates the framework's own errors.
+On a socket the same error is an HTTP answer before `accept`, and a close code after it.
+"""
+
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any
+from urllib.parse import quote
+
+from fastapi import FastAPI, WebSocket
+from fastapi.exceptions import RequestValidationError, WebSocketRequestValidationError
+from fastapi.requests import HTTPConnection
+from fastapi.responses import JSONResponse, Response
+from fastapi.routing import iter_route_contexts
+from pydantic import BaseModel
+from starlette.exceptions import HTTPException
+from starlette.routing import Match
+from starlette.status import WS_1008_POLICY_VIOLATION, WS_1011_INTERNAL_ERROR
+from starlette.types import Receive, Scope, Send
+from starlette.websockets import WebSocketClose, WebSocketState
+
+from app.middleware.request_id import request_id
+
+MAX_REPORTED_ERRORS = 20
+MAX_INSTANCE_LENGTH = 200
+MAX_CLOSE_REASON = 100
+"""Characters. The protocol allows 123 bytes (RFC 6455, section 5.5)."""
+
+CLOSED_AFTER = (408, 413)
+"""Statuses sent while the body is still arriving: the connection cannot be used again."""
+
+
+class FieldError(BaseModel):
+    loc: list[str | int]
+    msg: str
+    type: str
+
+
+class Problem(BaseModel):
+    type: str
+    title: str
+    status: int
+    detail: str
+    instance: str
+    request_id: str
+    errors: list[FieldError] | None = None
+
+
+PROBLEM_RESPONSES: dict[int | str, dict[str, Any]] = {
+    "default": {
+        "description": "Any error, as problem details",
+        "content": {
+            "application/problem+json": {"schema": Problem.model_json_schema(ref_template="#/$defs/{model}")}
+        },
+    }
+}
+"""What `FastAPI(responses=)` takes to document the error shape on every operation."""
+
+
+class AppError(Exception):
+    """An error the client is meant to see. Subclasses set the status; the detail is shown as it is."""
+
+    status = 500
+    detail = "The service could not answer."
+
+    def __init__(self, detail: str | None = None, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(detail or self.detail)
+        self.detail = detail or self.detail
+        self.headers = headers
+
+
+class BadRequest(AppError):
+    status = 400
+    detail = "The request could not be understood."
+
+
+class Forbidden(AppError):
+    status = 403
+    detail = "This is not allowed."
+
+
+class NotFound(AppError):
+    status = 404
+    detail = "There is nothing here."
+
+
+class RequestTimeout(AppError):
+    status = 408
+    detail = "The request body did not arrive in time."
+
+
+class Conflict(AppError):
+    status = 409
+    detail = "This conflicts with the present state."
+
+
+class ContentTooLarge(AppError):
+    status = 413
+    detail = "The request body is too large."
+
+
+class UnsupportedMediaType(AppError):
+    status = 415
+    detail = "This kind of content is not accepted."
+
+
+class TooManyRequests(AppError):
+    status = 429
+    detail = "Too many at once. Try again later."
+
+
+class ServiceUnavailable(AppError):
+    status = 503
+    detail = "The service is at its limit. Try again later."
+
+
+def refusal(
+    connection: HTTPConnection,
+    status: int,
+    detail: str | None = None,
+    *,
+    headers: Mapping[str, str] | None = None,
+    errors: list[FieldError] | None = None,
+) -> Response:
+    """The problem+json answer for `status`. `instance` is the path, percent-encoded, without its query."""
+    problem = Problem(
+        type="about:blank",
+        title=_phrase(status),
+        status=status,
+        detail=detail or _phrase(status),
+        instance=quote(connection.scope["path"])[:MAX_INSTANCE_LENGTH],
+        request_id=request_id.get(),
+        errors=errors,
+    )
+    closing = {"connection": "close"} if status in CLOSED_AFTER else {}
+    return JSONResponse(
+        problem.model_dump(exclude_none=True),
+        status,
+        headers={**(headers or {}), **closing},
+        media_type="application/problem+json",
+    )
+
+
+def add_exception_handlers(app: FastAPI) -> None:
+    app.add_exception_handler(AppError, _app_error)
+    # Starlette's class, not FastAPI's: the router's own 404 and 405 are of this one.
+    app.add_exception_handler(HTTPException, _http_exception)
+    app.add_exception_handler(RequestValidationError, _validation_error)
+    app.add_exception_handler(WebSocketRequestValidationError, _validation_error)
+
+
+async def _app_error(connection: HTTPConnection, exc: Exception) -> Response:
+    assert isinstance(exc, AppError)
+    return _answer(connection, refusal(connection, exc.status, exc.detail, headers=exc.headers), exc.detail)
+
+
+async def _http_exception(connection: HTTPConnection, exc: Exception) -> Response:
+    assert isinstance(exc, HTTPException)
+    if exc.status_code < 400:
+        return Response(status_code=exc.status_code, headers=exc.headers)
+    headers = dict(exc.headers or {})
+    if exc.status_code == 405:
+        headers["Allow"] = ", ".join(_allowed_methods(connection))
+    # A detail of 500 and above was written for us, not for the client.
+    detail = str(exc.detail) if exc.status_code < 500 else None
+    return _answer(connection, refusal(connection, exc.status_code, detail, headers=headers), detail)
+
+
+async def _validation_error(connection: HTTPConnection, exc: Exception) -> Response:
+    assert isinstance(exc, RequestValidationError | WebSocketRequestValidationError)
+    # `input` and `ctx` are left out: they repeat what the client sent, passwords and undecodable bytes alike.
+    errors = [
+        FieldError(loc=list(error["loc"]), msg=error["msg"], type=error["type"])
+        for error in exc.errors()[:MAX_REPORTED_ERRORS]
+    ]
+    detail = "The request is not valid; `errors` says where."
+    return _answer(connection, refusal(connection, 422, detail, errors=errors), detail)
+
+
+class SocketClose(Response):
+    """What a handler returns for an accepted socket, where an HTTP response would tear the connection."""
+
+    def __init__(self, code: int, reason: str) -> None:
+        super().__init__()
+        self.close = WebSocketClose(code, reason)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self.close(scope, receive, send)
+
+
+def _answer(connection: HTTPConnection, response: Response, reason: str | None) -> Response:
+    """`response` itself for HTTP, and for a socket before `accept`, where it becomes the denial."""
+    if isinstance(connection, WebSocket) and connection.application_state is WebSocketState.CONNECTED:
+        code = WS_1011_INTERNAL_ERROR if response.status_code >= 500 else WS_1008_POLICY_VIOLATION
+        return SocketClose(code, (reason or "")[:MAX_CLOSE_REASON])
+    return response
+
+
+def _allowed_methods(connection: HTTPConnection) -> list[str]:
+    """Every method some route answers at this path: the router itself names those of its first match only."""
+    allowed: set[str] = set()
+    for route in iter_route_contexts(connection.app.routes):
+        match, _ = route.matches(connection.scope)
+        if match is not Match.NONE:
+            allowed |= route.methods or {"GET"}
+    if "GET" in allowed:
+        allowed.add("HEAD")
+    return sorted(allowed)
+
+
+def _phrase(status: int) -> str:
+    try:
+        return HTTPStatus(status).phrase
+    except ValueError:
+        return "Error"

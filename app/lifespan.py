@@ -1,0 +1,44 @@
+"""What the service opens at start and closes at the end, in one stack.
+
+Every resource is entered on one `AsyncExitStack`: when the n-th fails to open, the n-1 before it are closed
+in reverse order, the exception goes on to the server, and the process exits non-zero.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from typing import Protocol, TypedDict
+
+from fastapi import FastAPI
+
+from app.database.session import SessionMaker, open_database
+from app.logs import logging_to_queue
+from app.settings import Settings
+from app.shutdown import stopping_on_signals
+
+
+class State(TypedDict):
+    """What `request.state` and `websocket.state` hold. Endpoints reach it through `app.dependencies`."""
+
+    settings: Settings
+    stopping: asyncio.Event
+    sessions: SessionMaker
+
+
+class Lifespan(Protocol):
+    def __call__(self, app: FastAPI) -> AbstractAsyncContextManager[State]: ...
+
+
+def open_state(settings: Settings) -> Lifespan:
+    """The lifespan of an app with these settings. Two apps of one process share nothing but the log."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[State]:
+        async with AsyncExitStack() as stack:
+            stack.enter_context(logging_to_queue(settings))
+            sessions = await stack.enter_async_context(open_database(settings.sqlalchemy_url))
+            # Entered last, so that it is left first: everything above outlives the streams it ends.
+            stopping = stack.enter_context(stopping_on_signals())
+            yield State(settings=settings, stopping=stopping, sessions=sessions)
+
+    return lifespan

@@ -1,0 +1,75 @@
+"""The table of contents: what the service is made of, in the order in which a request meets it."""
+
+from fastapi import FastAPI
+from fastapi.middleware import Middleware
+from fastapi.middleware.cors import CORSMiddleware
+from fastapi.middleware.gzip import GZipMiddleware
+from fastapi.middleware.trustedhost import TrustedHostMiddleware
+
+from app import catalogue, explorer
+from app.errors import PROBLEM_RESPONSES, add_exception_handlers
+from app.lifespan import open_state
+from app.middleware.access_log import AccessLogMiddleware
+from app.middleware.body_deadline import BodyDeadlineMiddleware
+from app.middleware.head import HeadMiddleware
+from app.middleware.problems import ProblemMiddleware
+from app.middleware.request_id import RequestIdMiddleware
+from app.middleware.security_headers import SecurityHeadersMiddleware
+from app.middleware.timing import TimingMiddleware
+from app.middleware.unhandled import UnhandledErrorMiddleware
+from app.settings import Settings
+
+
+def create_app(settings: Settings | None = None) -> FastAPI:
+    """The service with these settings, or with those of the environment."""
+    settings = settings or Settings()
+    app = FastAPI(
+        title="FastAPI reference",
+        summary="Every advanced feature of FastAPI, running, readable in one file, and proven by a test.",
+        lifespan=open_state(settings),
+        middleware=middleware(settings),
+        responses=PROBLEM_RESPONSES,
+        openapi_url="/openapi.json" if settings.docs else None,
+        docs_url=None,  # the explorer serves both, from an installed package instead of a CDN
+        redoc_url=None,
+        redirect_slashes=False,  # the redirect would be made from the caller's Host header
+    )
+    app.openapi_version = "3.2.0"  # the first that can describe a stream
+    add_exception_handlers(app)
+    # Limits go on the routers and not on the app: the app's own limit stands outside all
+    # middleware, so its 413 would have no request id, no CORS headers, and another shape.
+    body_limits = {
+        "files/uploads": settings.max_upload_body_size,
+        "graphql/schema": settings.graphql_max_body_size,
+    }
+    for page in catalogue.PAGES:
+        app.include_router(page.router, max_body_size=body_limits.get(page.path, settings.max_body_size))
+    explorer.install(app, settings)
+    return app
+
+
+def middleware(settings: Settings) -> list[Middleware]:
+    """Outermost first. A request passes downwards, its answer upwards."""
+    return [
+        Middleware(RequestIdMiddleware),  # first, so that all below log and answer with the id
+        Middleware(AccessLogMiddleware),  # sees every outcome, also the refusals made below
+        Middleware(TimingMiddleware),  # so do the response headers
+        Middleware(SecurityHeadersMiddleware),
+        Middleware(ProblemMiddleware),  # above those that refuse in plain text: CORS, hosts, body limit
+        Middleware(
+            CORSMiddleware,  # above all that can fail, so that a page of an allowed origin can read the error
+            allow_origins=settings.cors_origins,
+            allow_credentials=True,
+            allow_methods=["GET", "POST", "DELETE"],
+            allow_headers=["Authorization", "Content-Type", "Last-Event-ID", "X-Request-ID"],
+            expose_headers=["Location", "X-Process-Time", "X-Request-ID"],
+        ),
+        Middleware(TrustedHostMiddleware, allowed_hosts=settings.allowed_hosts, www_redirect=False),
+        Middleware(GZipMiddleware, minimum_size=1_000, compresslevel=5),
+        Middleware(HeadMiddleware),  # below gzip, which would compress an empty body
+        Middleware(BodyDeadlineMiddleware, seconds=settings.body_timeout),
+        Middleware(UnhandledErrorMiddleware),  # last: its 500 passes through everything above
+    ]
+
+
+app = create_app()

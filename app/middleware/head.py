@@ -1,0 +1,40 @@
+"""`HEAD` wherever `GET` is: FastAPI's `GET` routes answer 405 to it."""
+
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+
+class HeadMiddleware:
+    """Runs the `GET` route and sends only its head.
+
+    A route that streams is told, after the head, that the client has left; so an endless
+    stream ends at once instead of running for nobody.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["method"] != "HEAD":
+            return await self.app(scope, receive, send)
+
+        head_sent = False
+
+        async def send_head(message: Message) -> None:
+            nonlocal head_sent
+            if message["type"] == "http.response.start":
+                await send(message)
+            elif message["type"] == "http.response.body":
+                if head_sent:
+                    raise OSError  # what a server raises when the client has left (ASGI, HTTP spec 2.4)
+                head_sent = True
+                await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+        async def receive_until_head() -> Message:
+            return {"type": "http.disconnect"} if head_sent else await receive()
+
+        try:
+            await self.app({**scope, "method": "GET"}, receive_until_head, send_head)
+        except (OSError, ClientDisconnect):
+            if not head_sent:
+                raise

@@ -1,0 +1,45 @@
+"""A request id for every request and socket, in the answer, in every log line, in every error."""
+
+import re
+import secrets
+from contextvars import ContextVar
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+request_id: ContextVar[str] = ContextVar("request_id", default="-")
+
+WELL_FORMED = re.compile(rb"[A-Za-z0-9_.-]{8,64}")
+
+
+class RequestIdMiddleware:
+    """Keeps the caller's `X-Request-ID` if it is well-formed, else makes one; sends it back.
+
+    A caller's id goes into our logs, so anything but 8 to 64 harmless characters is replaced.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] not in ("http", "websocket"):
+            return await self.app(scope, receive, send)
+
+        value = b""
+        for name, given in scope["headers"]:
+            if name == b"x-request-id" and WELL_FORMED.fullmatch(given):
+                value = given
+        if not value:
+            value = secrets.token_hex(16).encode()
+
+        async def send_with_id(message: Message) -> None:
+            if message["type"] in (
+                "http.response.start",
+                "websocket.accept",
+                "websocket.http.response.start",
+            ):
+                message["headers"] = [*message.get("headers", ()), (b"x-request-id", value)]
+            await send(message)
+
+        # The variable is not reset: the server logs a failure after this returns, in the same context.
+        request_id.set(value.decode())
+        await self.app(scope, receive, send_with_id)

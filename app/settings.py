@@ -1,0 +1,132 @@
+"""Every setting and every limit of the service, in one place.
+
+Values come from the environment with the prefix `APP_` (`APP_MAX_UPLOAD_SIZE=5000000`); lists are JSON
+(`APP_CORS_ORIGINS='["https://app.example"]'`). Nothing here is read at import: `create_app` builds one
+`Settings`, and a wrong value stops the start with the name of the setting.
+
+Sizes are bytes, times are seconds.
+"""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, PositiveFloat, PositiveInt, SecretStr, field_validator, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+ROOT = Path(__file__).parent.parent
+
+MULTIPART_OVERHEAD = 64 * 1024
+"""What the boundaries and part headers of an upload may add to the file itself."""
+
+
+def _setting(description: str) -> Any:
+    return Field(description=description)
+
+
+class Settings(BaseSettings):
+    model_config = SettingsConfigDict(env_prefix="APP_", frozen=True, extra="forbid")
+
+    docs: Annotated[bool, _setting("serve `/docs`, `/redoc` and `/openapi.json`")] = True
+    log_level: Annotated[
+        Literal["DEBUG", "INFO", "WARNING", "ERROR"], _setting("the least level that is logged")
+    ] = "INFO"
+    log_queue_size: Annotated[
+        PositiveInt, _setting("log lines that may wait for a slow reader; more are dropped and counted")
+    ] = 10_000
+
+    data_dir: Annotated[Path, _setting("folder of the database file and the outbox")] = ROOT / "data"
+    uploads_dir: Annotated[Path, _setting("folder of received files")] = ROOT / "uploads"
+    database_url: Annotated[
+        str, _setting("SQLAlchemy URL with an async driver; empty: `app.sqlite3` in `APP_DATA_DIR`")
+    ] = ""
+
+    allowed_hosts: Annotated[list[str], _setting("values of `Host` that are answered; others get 400")] = [
+        "localhost",
+        "127.0.0.1",
+        "testserver",
+    ]
+    cors_origins: Annotated[
+        list[str], _setting("origins that may read answers and open sockets, with credentials; never `*`")
+    ] = ["http://localhost:3000"]
+
+    max_body_size: Annotated[PositiveInt, _setting("request body, all routes but uploads; more is 413")] = (
+        1_000_000
+    )
+    body_timeout: Annotated[
+        PositiveFloat, _setting("time for a whole request body to arrive; later is 408")
+    ] = 60.0
+    max_upload_size: Annotated[PositiveInt, _setting("one uploaded file; more is 413")] = 10 * 1024 * 1024
+    max_image_pixels: Annotated[
+        PositiveInt, _setting("pixels of an uploaded image once decoded; more is 415")
+    ] = 50_000_000
+
+    ws_max_message_size: Annotated[PositiveInt, _setting("one socket message; more closes 1009")] = 64 * 1024
+    ws_max_connections: Annotated[PositiveInt, _setting("open sockets in all; more are refused with 503")] = (
+        1_000
+    )
+    ws_max_connections_per_client: Annotated[
+        PositiveInt, _setting("open sockets of one address; more are refused with 429")
+    ] = 100
+    ws_messages_per_second: Annotated[
+        PositiveInt, _setting("messages of one socket, averaged over ten seconds; more closes 1008")
+    ] = 20
+    ws_queue_size: Annotated[
+        PositiveInt, _setting("messages that may wait for one slow socket; more closes 1013")
+    ] = 64
+    ws_send_timeout: Annotated[
+        PositiveFloat, _setting("time for one send to one socket; later the socket is aborted")
+    ] = 5.0
+
+    task_workers: Annotated[PositiveInt, _setting("tasks that run at the same time")] = 2
+    task_queue_size: Annotated[PositiveInt, _setting("tasks that may wait; more are refused with 503")] = 100
+    task_retention_count: Annotated[PositiveInt, _setting("finished tasks that are remembered")] = 1_000
+    task_retention_seconds: Annotated[PositiveFloat, _setting("how long a finished task is remembered")] = (
+        3_600.0
+    )
+    task_timeout: Annotated[PositiveFloat, _setting("how long one task may run; longer fails it")] = 300.0
+
+    smtp_url: Annotated[
+        SecretStr | None,
+        _setting("`smtp://user:password@host:port` (or `smtps://`); empty: mail goes to `outbox.jsonl`"),
+    ] = None
+    mail_from: Annotated[str, _setting("sender of the mail")] = "noreply@example.com"
+    mail_queue_size: Annotated[PositiveInt, _setting("mails that may wait; more are refused with 503")] = (
+        1_000
+    )
+    mail_timeout: Annotated[PositiveFloat, _setting("time for one delivery attempt")] = 10.0
+
+    graphql_max_body_size: Annotated[PositiveInt, _setting("GraphQL request body; more is 413")] = 100_000
+    graphql_max_depth: Annotated[PositiveInt, _setting("nesting of a GraphQL query")] = 6
+    graphql_max_aliases: Annotated[PositiveInt, _setting("aliases in a GraphQL query")] = 15
+    graphql_max_tokens: Annotated[PositiveInt, _setting("lexical tokens in a GraphQL query")] = 500
+
+    stream_max_events: Annotated[PositiveInt, _setting("events or rows one stream sends before it ends")] = (
+        10_000
+    )
+
+    shutdown_grace: Annotated[
+        PositiveFloat,
+        _setting("time for running tasks and mail to finish at shutdown; then they are cancelled"),
+    ] = 1.0
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _origins_are_listed_one_by_one(cls, origins: list[str]) -> list[str]:
+        for origin in origins:
+            if origin in ("*", "null") or "://" not in origin or origin.endswith("/"):
+                raise ValueError("list each origin as scheme://host[:port]; '*' and 'null' admit every site")
+        return origins
+
+    @model_validator(mode="after")
+    def _per_client_fits_total(self) -> Self:
+        if self.ws_max_connections_per_client > self.ws_max_connections:
+            raise ValueError("ws_max_connections_per_client exceeds ws_max_connections")
+        return self
+
+    @property
+    def sqlalchemy_url(self) -> str:
+        return self.database_url or f"sqlite+aiosqlite:///{self.data_dir / 'app.sqlite3'}"
+
+    @property
+    def max_upload_body_size(self) -> int:
+        return self.max_upload_size + MULTIPART_OVERHEAD

@@ -1,0 +1,93 @@
+"""A real uvicorn in its own process, for what TestClient cannot show: the wire, signals, slow clients."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+START_SECONDS = 20.0
+STOP_SECONDS = 15.0
+
+
+class Server:
+    """A started server: where it listens, what it has logged, and how to stop it."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self.process = process
+        self.lines: list[str] = []
+        self._changed = threading.Condition()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+        running = self.wait_for(r"running on http://127\.0\.0\.1:(\d+)", START_SECONDS)
+        self.host = f"127.0.0.1:{running[1]}"
+        self.port = int(running[1])
+        self.url = f"http://{self.host}"
+        self.ws_url = f"ws://{self.host}"
+
+    @property
+    def log(self) -> str:
+        return "\n".join(self.lines)
+
+    def wait_for(self, pattern: str, timeout: float = 5.0) -> re.Match[str]:
+        """The first match of `pattern` in a line of the log; TimeoutError, with the log, if none comes."""
+        end = time.monotonic() + timeout
+        seen = 0
+        with self._changed:
+            while True:
+                for line in self.lines[seen:]:
+                    if match := re.search(pattern, line):
+                        return match
+                seen = len(self.lines)
+                if not self._changed.wait(end - time.monotonic()) and len(self.lines) == seen:
+                    raise TimeoutError(f"no {pattern!r} within {timeout} s in:\n{self.log}")
+
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> float:
+        """Sends the signal, waits for the exit, and returns the seconds it took."""
+        started = time.monotonic()
+        self.process.send_signal(number)
+        self.process.wait(STOP_SECONDS)
+        seconds = time.monotonic() - started
+        self._reader.join(1)
+        return seconds
+
+    def _read(self) -> None:
+        assert self.process.stdout
+        for line in self.process.stdout:
+            with self._changed:
+                self.lines.append(line.rstrip("\n"))
+                self._changed.notify_all()
+        with self._changed:
+            self._changed.notify_all()
+
+
+@contextmanager
+def serve(
+    folder: Path, env: Mapping[str, str] | None = None, args: Sequence[str] = (), app: str = "app.main:app"
+) -> Iterator[Server]:
+    """Starts `app` on a free port with its data under `folder`; kills it on leaving if it still runs."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "uvicorn", app, "--port", "0", "--timeout-graceful-shutdown", "5", *args],
+        env={
+            **os.environ,
+            "APP_DATA_DIR": str(folder / "data"),
+            "APP_UPLOADS_DIR": str(folder / "uploads"),
+            **(env or {}),
+        },
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        cwd=folder,
+    )
+    try:
+        yield Server(process)
+    finally:
+        process.kill()
+        process.wait()
+        if process.stdout:
+            process.stdout.close()
