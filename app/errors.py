@@ -51,9 +51,7 @@ class Problem(BaseModel):
 PROBLEM_RESPONSES: dict[int | str, dict[str, Any]] = {
     "default": {
         "description": "Any error, as problem details",
-        "content": {
-            "application/problem+json": {"schema": Problem.model_json_schema(ref_template="#/$defs/{model}")}
-        },
+        "content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}},
     }
 }
 """What `FastAPI(responses=)` takes to document the error shape on every operation."""

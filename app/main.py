@@ -17,13 +17,15 @@ from app.middleware.request_id import RequestIdMiddleware
 from app.middleware.security_headers import SecurityHeadersMiddleware
 from app.middleware.timing import TimingMiddleware
 from app.middleware.unhandled import UnhandledErrorMiddleware
+from app.middleware.when_header import WhenHeaderMiddleware
+from app.openapi import DocumentedApp
 from app.settings import Settings
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
     """The service with these settings, or with those of the environment."""
     settings = settings or Settings()
-    app = FastAPI(
+    app = DocumentedApp(
         title="FastAPI reference",
         summary="Every advanced feature of FastAPI, running, readable in one file, and proven by a test.",
         lifespan=open_state(settings),
@@ -57,7 +59,9 @@ def middleware(settings: Settings) -> list[Middleware]:
         Middleware(SecurityHeadersMiddleware),
         Middleware(ProblemMiddleware),  # above those that refuse in plain text: CORS, hosts, body limit
         Middleware(
-            CORSMiddleware,  # above all that can fail, so that a page of an allowed origin can read the error
+            WhenHeaderMiddleware,  # above all that can fail, so that a page of an allowed origin can read the error
+            header=b"origin",
+            middleware=CORSMiddleware,
             allow_origins=settings.cors_origins,
             allow_credentials=True,
             allow_methods=["GET", "POST", "DELETE"],
@@ -65,7 +69,13 @@ def middleware(settings: Settings) -> list[Middleware]:
             expose_headers=["Location", "X-Process-Time", "X-Request-ID"],
         ),
         Middleware(TrustedHostMiddleware, allowed_hosts=settings.allowed_hosts, www_redirect=False),
-        Middleware(GZipMiddleware, minimum_size=1_000, compresslevel=5),
+        Middleware(
+            WhenHeaderMiddleware,
+            header=b"accept-encoding",
+            middleware=GZipMiddleware,
+            minimum_size=1_000,
+            compresslevel=5,
+        ),
         Middleware(HeadMiddleware),  # below gzip, which would compress an empty body
         Middleware(BodyDeadlineMiddleware, seconds=settings.body_timeout),
         Middleware(UnhandledErrorMiddleware),  # last: its 500 passes through everything above
