@@ -14,6 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.lifespan import State
 from app.settings import Settings
+from app.storage.disk import DiskStorage
 
 
 async def get_state(connection: HTTPConnection) -> State:
@@ -31,6 +32,10 @@ async def get_stopping(state: StateDep) -> asyncio.Event:
     return state["stopping"]
 
 
+async def get_storage(state: StateDep) -> DiskStorage:
+    return state["storage"]
+
+
 async def open_session(state: StateDep) -> AsyncIterator[AsyncSession]:
     """One transaction: committed when the endpoint returns, rolled back when it raises."""
     async with state["sessions"].begin() as session:
@@ -39,5 +44,6 @@ async def open_session(state: StateDep) -> AsyncIterator[AsyncSession]:
 
 SettingsDep = Annotated[Settings, Depends(get_settings)]
 StoppingDep = Annotated[asyncio.Event, Depends(get_stopping)]
+StorageDep = Annotated[DiskStorage, Depends(get_storage)]
 # Function scope: the commit is done, and the connection back in its pool, before the answer leaves.
 SessionDep = Annotated[AsyncSession, Depends(open_session, scope="function")]

@@ -4,7 +4,8 @@ Raise an `AppError` anywhere; `add_exception_handlers` also restates the framewo
 On a socket the same error is an HTTP answer before `accept`, and a close code after it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from http import HTTPStatus
 from typing import Any
 from urllib.parse import quote
@@ -24,9 +25,14 @@ from starlette.websockets import WebSocketClose, WebSocketState
 from app.middleware.request_id import request_id
 
 MAX_REPORTED_ERRORS = 20
-MAX_INSTANCE_LENGTH = 200
-MAX_CLOSE_REASON = 100
-"""Characters. The protocol allows 123 bytes (RFC 6455, section 5.5)."""
+MAX_TEXT_LENGTH = 200
+"""Characters of a path, a field name or a message that an answer repeats."""
+
+MAX_CLOSE_REASON = 123
+"""Bytes (RFC 6455, section 5.5). A longer reason is an error in the server, and tears the connection."""
+
+UNION_TAG_MESSAGE = "Input tag is not one of the expected tags"
+"""For the one message of Pydantic that repeats the input."""
 
 CLOSED_AFTER = (408, 413)
 """Statuses sent while the body is still arriving: the connection cannot be used again."""
@@ -84,11 +90,6 @@ class NotFound(AppError):
     detail = "There is nothing here."
 
 
-class RequestTimeout(AppError):
-    status = 408
-    detail = "The request body did not arrive in time."
-
-
 class Conflict(AppError):
     status = 409
     detail = "This conflicts with the present state."
@@ -114,6 +115,11 @@ class ServiceUnavailable(AppError):
     detail = "The service is at its limit. Try again later."
 
 
+class InsufficientStorage(AppError):
+    status = 507
+    detail = "There is no room left to store this."
+
+
 def refusal(
     connection: HTTPConnection,
     status: int,
@@ -128,7 +134,7 @@ def refusal(
         title=_phrase(status),
         status=status,
         detail=detail or _phrase(status),
-        instance=quote(connection.scope["path"])[:MAX_INSTANCE_LENGTH],
+        instance=quote(connection.scope["path"][:MAX_TEXT_LENGTH], errors="replace"),
         request_id=request_id.get(),
         errors=errors,
     )
@@ -147,6 +153,7 @@ def add_exception_handlers(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, _http_exception)
     app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_exception_handler(WebSocketRequestValidationError, _validation_error)
+    app.add_exception_handler(ExceptionGroup, _exception_group)
 
 
 async def _app_error(connection: HTTPConnection, exc: Exception) -> Response:
@@ -157,24 +164,53 @@ async def _app_error(connection: HTTPConnection, exc: Exception) -> Response:
 async def _http_exception(connection: HTTPConnection, exc: Exception) -> Response:
     assert isinstance(exc, HTTPException)
     if exc.status_code < 400:
-        return Response(status_code=exc.status_code, headers=exc.headers)
+        answer = Response(status_code=exc.status_code, headers=exc.headers)
+        return _answer(connection, answer, None)
     headers = dict(exc.headers or {})
     if exc.status_code == 405:
         headers["Allow"] = ", ".join(_allowed_methods(connection))
-    # A detail of 500 and above was written for us, not for the client.
-    detail = str(exc.detail) if exc.status_code < 500 else None
+    # A detail of 500 and above was written for us, not for the client; one that is no text has no place here.
+    detail = exc.detail if exc.status_code < 500 and isinstance(exc.detail, str) else None
     return _answer(connection, refusal(connection, exc.status_code, detail, headers=headers), detail)
 
 
 async def _validation_error(connection: HTTPConnection, exc: Exception) -> Response:
     assert isinstance(exc, RequestValidationError | WebSocketRequestValidationError)
-    # `input` and `ctx` are left out: they repeat what the client sent, passwords and undecodable bytes alike.
-    errors = [
-        FieldError(loc=list(error["loc"]), msg=error["msg"], type=error["type"])
-        for error in exc.errors()[:MAX_REPORTED_ERRORS]
-    ]
+    errors = [_field_error(error) for error in exc.errors()[:MAX_REPORTED_ERRORS]]
     detail = "The request is not valid; `errors` says where."
     return _answer(connection, refusal(connection, 422, detail, errors=errors), detail)
+
+
+async def _exception_group(connection: HTTPConnection, exc: Exception) -> Response:
+    """The answer to the error inside, when all of a group are errors meant for the client."""
+    assert isinstance(exc, ExceptionGroup)
+    leaves = list(_leaves(exc))
+    first = leaves[0]
+    if all(isinstance(leaf, AppError) for leaf in leaves):
+        return await _app_error(connection, first)
+    if all(isinstance(leaf, HTTPException) for leaf in leaves):
+        return await _http_exception(connection, first)
+    raise exc
+
+
+def _leaves(group: ExceptionGroup[Exception]) -> Iterator[Exception]:
+    for exc in group.exceptions:
+        if isinstance(exc, ExceptionGroup):
+            yield from _leaves(exc)
+        else:
+            yield exc
+
+
+def _field_error(error: dict[str, Any]) -> FieldError:
+    """`input` and `ctx` are left out: they repeat what the client sent, passwords and undecodable bytes alike."""
+    message = UNION_TAG_MESSAGE if error["type"] == "union_tag_invalid" else error["msg"]
+    # A place may be a name the client chose, of any length and with halves of surrogate pairs.
+    loc = [part if isinstance(part, int) else _printable(part) for part in error["loc"]]
+    return FieldError(loc=loc, msg=_printable(message), type=error["type"])
+
+
+def _printable(text: str) -> str:
+    return text[:MAX_TEXT_LENGTH].encode(errors="replace").decode()
 
 
 class SocketClose(Response):
@@ -182,25 +218,39 @@ class SocketClose(Response):
 
     def __init__(self, code: int, reason: str) -> None:
         super().__init__()
-        self.close = WebSocketClose(code, reason)
+        self.close = WebSocketClose(code, reason.encode()[:MAX_CLOSE_REASON].decode(errors="ignore"))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await self.close(scope, receive, send)
+        with suppress(OSError):  # the client has left meanwhile
+            await self.close(scope, receive, send)
+
+
+class NoAnswer(Response):
+    """What a handler returns for a socket that is closed already."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        pass
 
 
 def _answer(connection: HTTPConnection, response: Response, reason: str | None) -> Response:
     """`response` itself for HTTP, and for a socket before `accept`, where it becomes the denial."""
-    if isinstance(connection, WebSocket) and connection.application_state is WebSocketState.CONNECTED:
+    if not isinstance(connection, WebSocket):
+        return response
+    if WebSocketState.DISCONNECTED in (connection.application_state, connection.client_state):
+        return NoAnswer()
+    if connection.application_state is WebSocketState.CONNECTED:
         code = WS_1011_INTERNAL_ERROR if response.status_code >= 500 else WS_1008_POLICY_VIOLATION
-        return SocketClose(code, (reason or "")[:MAX_CLOSE_REASON])
+        return SocketClose(code, reason or "")
     return response
 
 
 def _allowed_methods(connection: HTTPConnection) -> list[str]:
     """Every method some route answers at this path: the router itself names those of its first match only."""
     allowed: set[str] = set()
+    # A mount has put its own prefix here by the time it raises.
+    scope = {**connection.scope, "root_path": connection.scope.get("app_root_path", "")}
     for route in iter_route_contexts(connection.app.routes):
-        match, _ = route.matches(connection.scope)
+        match, _ = route.matches(scope)
         if match is not Match.NONE:
             allowed |= route.methods or {"GET"}
     if "GET" in allowed:

@@ -9,12 +9,15 @@ from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from typing import Protocol, TypedDict
 
+import anyio
 from fastapi import FastAPI
 
 from app.database.session import SessionMaker, open_database
+from app.jobs.mail import Mailer, open_mailer
 from app.logs import logging_to_queue
 from app.settings import Settings
 from app.shutdown import stopping_on_signals
+from app.storage.disk import DiskStorage, open_storage
 
 
 class State(TypedDict):
@@ -23,6 +26,8 @@ class State(TypedDict):
     settings: Settings
     stopping: asyncio.Event
     sessions: SessionMaker
+    storage: DiskStorage
+    mailer: Mailer
 
 
 class Lifespan(Protocol):
@@ -37,8 +42,19 @@ def open_state(settings: Settings) -> Lifespan:
         async with AsyncExitStack() as stack:
             stack.enter_context(logging_to_queue(settings))
             sessions = await stack.enter_async_context(open_database(settings.sqlalchemy_url))
+            storage = await stack.enter_async_context(open_storage(settings.uploads_dir))
+            mailer = await stack.enter_async_context(open_mailer(settings))
+            stack.push_async_callback(finish_jobs, mailer, settings.shutdown_grace)
             # Entered last, so that it is left first: everything above outlives the streams it ends.
             stopping = stack.enter_context(stopping_on_signals())
-            yield State(settings=settings, stopping=stopping, sessions=sessions)
+            yield State(
+                settings=settings, stopping=stopping, sessions=sessions, storage=storage, mailer=mailer
+            )
 
     return lifespan
+
+
+async def finish_jobs(mailer: Mailer, seconds: float) -> None:
+    """One time limit for all that runs beside the requests. What is not done by then, its owner ends."""
+    with anyio.move_on_after(seconds):
+        await mailer.drained()
