@@ -10,9 +10,12 @@ from typing import Annotated, cast
 
 from fastapi import Depends
 from fastapi.requests import HTTPConnection
+from fastapi.templating import Jinja2Templates
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from app.jobs.mail import Mailer
 from app.lifespan import State
+from app.realtime.connections import ConnectionManager
 from app.settings import Settings
 from app.storage.disk import DiskStorage
 
@@ -36,6 +39,18 @@ async def get_storage(state: StateDep) -> DiskStorage:
     return state["storage"]
 
 
+async def get_mailer(state: StateDep) -> Mailer:
+    return state["mailer"]
+
+
+async def get_connections(state: StateDep) -> ConnectionManager:
+    return state["connections"]
+
+
+async def get_templates(state: StateDep) -> Jinja2Templates:
+    return state["templates"]
+
+
 async def open_session(state: StateDep) -> AsyncIterator[AsyncSession]:
     """One transaction: committed when the endpoint returns, rolled back when it raises."""
     async with state["sessions"].begin() as session:
@@ -45,5 +60,8 @@ async def open_session(state: StateDep) -> AsyncIterator[AsyncSession]:
 SettingsDep = Annotated[Settings, Depends(get_settings)]
 StoppingDep = Annotated[asyncio.Event, Depends(get_stopping)]
 StorageDep = Annotated[DiskStorage, Depends(get_storage)]
+MailerDep = Annotated[Mailer, Depends(get_mailer)]
+ConnectionsDep = Annotated[ConnectionManager, Depends(get_connections)]
+TemplatesDep = Annotated[Jinja2Templates, Depends(get_templates)]
 # Function scope: the commit is done, and the connection back in its pool, before the answer leaves.
 SessionDep = Annotated[AsyncSession, Depends(open_session, scope="function")]

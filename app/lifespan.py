@@ -7,17 +7,22 @@ in reverse order, the exception goes on to the server, and the process exits non
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from pathlib import Path
 from typing import Protocol, TypedDict
 
 import anyio
 from fastapi import FastAPI
+from fastapi.templating import Jinja2Templates
 
 from app.database.session import SessionMaker, open_database
 from app.jobs.mail import Mailer, open_mailer
 from app.logs import logging_to_queue
+from app.realtime.connections import ConnectionManager, open_connections
 from app.settings import Settings
 from app.shutdown import stopping_on_signals
 from app.storage.disk import DiskStorage, open_storage
+
+TEMPLATES = Path(__file__).parent / "templates"
 
 
 class State(TypedDict):
@@ -26,8 +31,10 @@ class State(TypedDict):
     settings: Settings
     stopping: asyncio.Event
     sessions: SessionMaker
+    templates: Jinja2Templates
     storage: DiskStorage
     mailer: Mailer
+    connections: ConnectionManager
 
 
 class Lifespan(Protocol):
@@ -47,8 +54,15 @@ def open_state(settings: Settings) -> Lifespan:
             stack.push_async_callback(finish_jobs, mailer, settings.shutdown_grace)
             # Entered last, so that it is left first: everything above outlives the streams it ends.
             stopping = stack.enter_context(stopping_on_signals())
+            connections = await stack.enter_async_context(open_connections(settings, stopping))
             yield State(
-                settings=settings, stopping=stopping, sessions=sessions, storage=storage, mailer=mailer
+                settings=settings,
+                stopping=stopping,
+                sessions=sessions,
+                templates=Jinja2Templates(TEMPLATES),
+                storage=storage,
+                mailer=mailer,
+                connections=connections,
             )
 
     return lifespan

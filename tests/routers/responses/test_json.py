@@ -1,0 +1,148 @@
+import json
+import math
+import warnings
+from typing import Any
+
+import pytest
+from fastapi import APIRouter, FastAPI
+from fastapi.exceptions import FastAPIDeprecationWarning
+from fastapi.responses import JSONResponse, ORJSONResponse, Response
+from fastapi.testclient import TestClient
+
+from app.main import create_app
+from app.routers.responses.json import Account, OrjsonResponse, StoredAccount
+from app.settings import Settings
+
+
+def test_the_orjson_route_answers_with_exactly_the_item(client: TestClient) -> None:
+    answer = client.get("/responses/orjson")
+    assert answer.status_code == 200
+    assert answer.headers["content-type"] == "application/json"
+    assert answer.content == b'[{"item_id":"Foo"}]'
+
+
+def test_the_orjson_route_is_described_in_the_schema(client: TestClient) -> None:
+    operation = client.get("/openapi.json").json()["paths"]["/responses/orjson"]["get"]
+    schema = operation["responses"]["200"]["content"]["application/json"]["schema"]
+    assert schema["items"] == {"$ref": "#/components/schemas/ItemRef"}
+
+
+def test_fields_that_the_return_type_does_not_name_are_left_out(client: TestClient) -> None:
+    assert client.get("/responses/accounts").json() == [{"name": "Ada"}]
+
+
+def test_a_return_type_writes_nan_as_null_numbers_as_keys_and_integers_of_any_size(
+    client: TestClient,
+) -> None:
+    content = client.get("/responses/typed").content
+    assert content == b'{"ratio":null,"names":{"1":"a number as key"},"atoms":1180591620717411303424}'
+
+
+def test_the_own_response_class_writes_the_same_odd_values_without_a_model(client: TestClient) -> None:
+    assert client.get("/responses/odd").json() == {
+        "1": "a number as key",
+        "2026-01-31": "a date as key",
+        "ratio": None,
+        "atoms": 2**70,
+        "at": "2026-01-31T12:00:00Z",
+        "tags": ["set"],
+    }
+
+
+@pytest.mark.parametrize(
+    "value",
+    [{1: "a"}, {1.5: "a"}, {None: 1}, 2**63, 2**64, -(2**70), math.inf, -math.inf, "é\u2028", {1}, b"x"],
+)
+def test_the_own_response_class_takes_every_odd_value(value: Any) -> None:
+    found = json.loads(bytes(OrjsonResponse(value).body))
+    assert found == json.loads(bytes(OrjsonResponse([value]).body))[0]
+    if isinstance(value, int | str):
+        assert found == value
+
+
+def test_a_value_that_does_not_fit_its_return_type_is_a_500_that_tells_nothing(settings: Settings) -> None:
+    app = create_app(settings)
+    router = APIRouter()
+
+    @router.get("/misfit", response_model=Account)
+    async def misfit() -> dict[str, str]:
+        return {"secret": "hunter2"}
+
+    app.include_router(router)
+    with TestClient(app, raise_server_exceptions=False) as client:
+        answer = client.get("/misfit")
+    assert answer.status_code == 500
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert "hunter2" not in answer.text
+
+
+def test_a_204_has_no_body_and_no_content_type(client: TestClient) -> None:
+    answer = client.post("/responses/beacon")
+    assert answer.status_code == 204
+    assert answer.content == b""
+    assert not {"content-type", "content-length"} & set(answer.headers)
+
+
+def test_trap_a_204_of_the_default_class_calls_its_empty_body_json() -> None:
+    async def says_nothing() -> None: ...
+
+    answer = answer_of(says_nothing, status_code=204)
+    assert answer.content == b""
+    assert answer.headers["content-type"] == "application/json"
+
+
+def test_a_204_with_a_return_type_is_refused_when_it_is_declared() -> None:
+    async def says_something() -> dict[str, str]:
+        return {}
+
+    with pytest.raises(AssertionError, match="must not have a response body"):
+        APIRouter().add_api_route("/", says_something, status_code=204)
+
+
+def answer_of(endpoint: Any, **options: Any) -> Any:
+    app = FastAPI()
+    app.add_api_route("/", endpoint, **options)
+    return TestClient(app, raise_server_exceptions=False).get("/")
+
+
+def test_trap_a_response_that_is_returned_sends_what_the_model_would_leave_out() -> None:
+    stored = StoredAccount(name="Ada", salary_cents=9_900_000)
+
+    async def returned() -> JSONResponse:
+        return JSONResponse(stored.model_dump())
+
+    async def typed() -> Account:
+        return stored
+
+    assert answer_of(returned, response_model=Account).json() == {"name": "Ada", "salary_cents": 9_900_000}
+    assert answer_of(typed).json() == {"name": "Ada"}
+
+
+def test_trap_the_orjson_response_of_fastapi_is_deprecated() -> None:
+    with pytest.warns(FastAPIDeprecationWarning, match="ORJSONResponse is deprecated"):
+        ORJSONResponse([{"item_id": "Foo"}])
+
+
+@pytest.mark.parametrize("value", [2**70, {1: {2**64: "a"}}])
+def test_trap_a_plain_orjson_class_is_a_500_for_an_integer_of_more_than_64_bits(value: Any) -> None:
+    def theirs() -> Response:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FastAPIDeprecationWarning)
+            return ORJSONResponse(value)
+
+    def ours() -> Response:
+        return OrjsonResponse(value)
+
+    assert answer_of(theirs).status_code == 500
+    assert answer_of(ours).status_code == 200
+
+
+def test_trap_nan_without_a_type_is_a_500() -> None:
+    async def untyped() -> Any:
+        return {"ratio": math.nan}
+
+    async def typed() -> dict[str, float]:
+        return {"ratio": math.nan}
+
+    assert answer_of(untyped, response_model=None).status_code == 500
+    assert answer_of(typed).json() == {"ratio": None}
