@@ -30,7 +30,8 @@ async def open_database(url: str) -> AsyncIterator[SessionMaker]:
     Raises SQLAlchemy's `OperationalError` when the database cannot be reached.
     """
     parsed = make_url(url)
-    engine = create_async_engine(parsed, pool_pre_ping=True)
+    # hide_parameters: an error in the log names the statement, not the values of a user.
+    engine = create_async_engine(parsed, pool_pre_ping=True, hide_parameters=True)
     if parsed.get_backend_name() == "sqlite":
         if parsed.database and parsed.database != ":memory:":
             Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
