@@ -10,8 +10,11 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from queue import Empty, Full, Queue
+from functools import lru_cache
+from queue import Empty, SimpleQueue
 from typing import TextIO
+
+import orjson
 
 from app.middleware.request_id import request_id
 from app.settings import Settings
@@ -34,11 +37,17 @@ class JsonLines(logging.Formatter):
         }
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(line, default=str)
+        text = orjson.dumps(line, default=str).decode()
+        # orjson is ten times faster, but leaves DEL and what is not ASCII as it is.
+        return text if text.isascii() and "\x7f" not in text else json.dumps(line, default=str)
 
     def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:
-        seconds = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
-        return f"{seconds}.{int(record.msecs):03d}Z"
+        return f"{_iso_second(int(record.created))}.{int(record.msecs):03d}Z"
+
+
+@lru_cache(maxsize=8)
+def _iso_second(seconds: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
 
 
 class QueueingHandler(logging.Handler):
@@ -49,25 +58,24 @@ class QueueingHandler(logging.Handler):
         self.setFormatter(JsonLines())
         self.dropped = 0
         self._stream = stream
-        self._queue: Queue[logging.LogRecord | None] = Queue(size)
+        self._size = size
+        # A SimpleQueue takes a tenth of the time of a bounded Queue; a few lines above `size` do no harm.
+        self._queue: SimpleQueue[logging.LogRecord | None] = SimpleQueue()
         # A daemon, for a reader that stopped for good must not keep the process alive.
         self._thread = threading.Thread(target=self._write_all, name="log-writer", daemon=True)
         self._thread.start()
 
     def emit(self, record: logging.LogRecord) -> None:
-        record.request_id = request_id.get()
-        try:
-            self._queue.put_nowait(record)
-        except Full:
+        if self._queue.qsize() >= self._size:
             self.dropped += 1
+        else:
+            record.request_id = request_id.get()
+            self._queue.put(record)
 
     def close(self) -> None:
         """Writes what waits, for at most a second."""
-        try:
-            self._queue.put(None, timeout=CLOSE_SECONDS)
-            self._thread.join(CLOSE_SECONDS)
-        except Full:
-            pass
+        self._queue.put(None)
+        self._thread.join(CLOSE_SECONDS)
         super().close()
 
     def _write_all(self) -> None:

@@ -1,5 +1,7 @@
 """`HEAD` wherever `GET` is: FastAPI's `GET` routes answer 405 to it."""
 
+from collections.abc import Awaitable
+
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -14,13 +16,15 @@ class HeadMiddleware:
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         if scope["type"] != "http" or scope["method"] != "HEAD":
-            return await self.app(scope, receive, send)
+            return self.app(scope, receive, send)
+        return self.send_head(scope, receive, send)
 
+    async def send_head(self, scope: Scope, receive: Receive, send: Send) -> None:
         head_sent = False
 
-        async def send_head(message: Message) -> None:
+        async def send_until_body(message: Message) -> None:
             nonlocal head_sent
             if message["type"] == "http.response.start":
                 await send(message)
@@ -34,7 +38,7 @@ class HeadMiddleware:
             return {"type": "http.disconnect"} if head_sent else await receive()
 
         try:
-            await self.app({**scope, "method": "GET"}, receive_until_head, send_head)
+            await self.app({**scope, "method": "GET"}, receive_until_head, send_until_body)
         except (OSError, ClientDisconnect):
             if not head_sent:
                 raise

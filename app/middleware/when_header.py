@@ -1,0 +1,26 @@
+"""A library's middleware only for the requests it is about."""
+
+from collections.abc import Awaitable
+from typing import Any
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+
+class WhenHeaderMiddleware:
+    """Sends a request that bears `header` through `middleware`, any other straight on.
+
+    CORS is about requests with `Origin`, compression about those with `Accept-Encoding`; the libraries'
+    classes do their work for all. `SecurityHeadersMiddleware` tells caches that answers vary by both.
+    """
+
+    def __init__(self, app: ASGIApp, header: bytes, middleware: Any, **options: Any) -> None:
+        self.app = app
+        self.header = header
+        self.wrapped: ASGIApp = middleware(app, **options)
+
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        if scope["type"] == "http":
+            for name, _ in scope["headers"]:
+                if name == self.header:
+                    return self.wrapped(scope, receive, send)
+        return self.app(scope, receive, send)
