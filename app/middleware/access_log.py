@@ -1,11 +1,15 @@
 """One record for every request and every socket, whatever its outcome."""
 
 import logging
-from time import perf_counter
+from collections.abc import Awaitable
+from time import perf_counter, time
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 logger = logging.getLogger("app.access")
+
+RECORD = vars(logging.LogRecord(logger.name, logging.INFO, "", 0, "request", None, None))
+"""What all records share. To make one anew, logging looks up thread, process and file: ten times the work."""
 
 
 class AccessLogMiddleware:
@@ -29,14 +33,18 @@ class AccessLogMiddleware:
             await self.app(scope, exchange.receive, exchange.send)
         finally:
             if logger.isEnabledFor(logging.INFO):
-                record = logging.LogRecord(logger.name, logging.INFO, "", 0, "request", None, None)
-                record.fields = {
-                    "method": scope.get("method", "WEBSOCKET"),
-                    "path": scope["path"],
-                    "status": exchange.status,
-                    "outcome": exchange.outcome,
-                    "bytes": exchange.body_bytes,
-                    "seconds": round(perf_counter() - started, 6),
+                record = logging.LogRecord.__new__(logging.LogRecord)
+                record.__dict__ = {
+                    **RECORD,
+                    "created": time(),
+                    "fields": {
+                        "method": scope.get("method", "WEBSOCKET"),
+                        "path": scope["path"],
+                        "status": exchange.status,
+                        "outcome": exchange.outcome,
+                        "bytes": exchange.body_bytes,
+                        "seconds": round(perf_counter() - started, 6),
+                    },
                 }
                 logger.handle(record)
 
@@ -60,15 +68,15 @@ class Exchange:
             self.outcome = "complete"
         return message
 
-    async def send(self, message: Message) -> None:
+    def send(self, message: Message) -> Awaitable[None]:
         kind = message["type"]
         if kind in ("http.response.body", "websocket.http.response.body"):
             self.body_bytes += len(message.get("body", b""))
-            if not message.get("more_body", False):
+            if not message.get("more_body", False) and self.outcome != "disconnected":
                 self.outcome = "complete"
         elif kind in ("http.response.start", "websocket.http.response.start"):
             self.status = message["status"]
         elif kind == "websocket.close":
             self.status = message.get("code", 1000)
             self.outcome = "complete"
-        await self._send(message)
+        return self._send(message)

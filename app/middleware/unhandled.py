@@ -6,19 +6,25 @@ cannot even read that it failed.
 """
 
 import logging
+from contextlib import suppress
 
 from starlette.requests import ClientDisconnect, HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.websockets import WebSocketDisconnect
 
-from app.errors import refusal
+from app.errors import AppError, refusal
 
 logger = logging.getLogger("app.errors")
+
+LEFT = (ClientDisconnect, WebSocketDisconnect)
+"""What reading and writing raise when the client has left: no error of ours."""
 
 
 class UnhandledErrorMiddleware:
     """Logs the traceback once and answers 500 (or closes a socket with 1011), without a word of it.
 
-    When the response has begun, it returns without ending it: the server then closes the
+    An `AppError` that a middleware raised is answered with its own status: only those of endpoints
+    reach the exception handlers. When the response has begun, it returns without ending it: the server then closes the
     connection without the final chunk, so that the client sees the answer is not whole.
     """
 
@@ -42,11 +48,19 @@ class UnhandledErrorMiddleware:
 
         try:
             await self.app(scope, receive, watch)
-        except ClientDisconnect:
+        except LEFT:
             return
-        except Exception:
-            logger.exception("unhandled exception")
+        except Exception as exc:
+            if isinstance(exc, ExceptionGroup) and exc.split(LEFT)[1] is None:
+                return
+            status, detail, headers = 500, None, None
+            if isinstance(exc, AppError):
+                status, detail, headers = exc.status, exc.detail, exc.headers
+            else:
+                logger.exception("unhandled exception")
             if accepted and not ended:
-                await send({"type": "websocket.close", "code": 1011, "reason": "Internal error"})
+                with suppress(OSError):  # the client has left meanwhile
+                    await send({"type": "websocket.close", "code": 1011, "reason": "Internal error"})
             elif not started and not ended:
-                await refusal(HTTPConnection(scope), 500)(scope, receive, send)
+                answer = refusal(HTTPConnection(scope), status, detail, headers=headers)
+                await answer(scope, receive, send)

@@ -1,0 +1,68 @@
+"""One place for every setting and limit
+
+`app/settings.py` has one class. Each field has a type, a default that is safe, and a description, from
+which the table in the README is made. Use it for all that differs between two installations, and for
+every limit, so that they can be found, compared and tested.
+
+Values come from the environment with the prefix `APP_`. They are read when `create_app` builds the
+object, not at import: a test passes its own, `create_app(Settings(max_body_size=10))`, and gets an app
+with that limit. The lifespan puts the object into the state, where endpoints find it as `SettingsDep`.
+It is frozen: what has been checked at start stays so.
+
+A value that is wrong stops the start with the name of the setting, and without the value, which may be
+a password. Secrets are `SecretStr`. `GET /application/settings` shows the values in force, but only
+numbers, switches and choices: a text, a path or an address may hold a secret, so none is ever shown.
+
+## The trap
+
+`settings = Settings()` at the top of a module, or `os.environ["X"]` in a default, reads the environment
+when the module is imported. A test that sets the variable later changes nothing, one bad value breaks
+every import (the test run, the migration, the shell), and two apps of one process cannot differ. Behind
+`@lru_cache def get_settings()` it is read once a process, and the first caller decides for all.
+
+## What is proven
+
+- Every setting has a description.
+- Importing the settings reads no environment.
+- A wrong value stops the start and names the setting.
+- A wrong value is not repeated in the message.
+- The app has the settings it was given.
+- The settings cannot be changed after the start.
+- No text and no path is shown.
+
+## Read more
+
+`pydantic_settings.BaseSettings`, `SettingsConfigDict(env_prefix=, frozen=, hide_input_in_errors=)`,
+`SecretStr`. [Settings and environment variables](https://fastapi.tiangolo.com/advanced/settings/) in
+the FastAPI documentation.
+"""
+
+from typing import Literal, get_origin
+
+from fastapi import APIRouter
+from pydantic import BaseModel
+
+from app.dependencies import SettingsDep
+from app.settings import Settings
+
+router = APIRouter(prefix="/application/settings", tags=["application"])
+
+
+class Setting(BaseModel):
+    name: str
+    value: bool | int | float | str
+    description: str
+
+
+@router.get("")
+async def effective(settings: SettingsDep) -> list[Setting]:
+    """The limits, switches and choices in force."""
+    return [
+        Setting(
+            name=f"APP_{name.upper()}",
+            value=getattr(settings, name),
+            description=field.description or "",
+        )
+        for name, field in Settings.model_fields.items()
+        if field.annotation in (bool, int, float) or get_origin(field.annotation) is Literal
+    ]
