@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import lru_cache
 from queue import Empty, SimpleQueue
 from typing import TextIO
@@ -37,7 +37,10 @@ class JsonLines(logging.Formatter):
         }
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
-        text = orjson.dumps(line, default=str).decode()
+        try:
+            text = orjson.dumps(line, default=str).decode()
+        except TypeError:  # half of a surrogate pair, a number of more than 64 bits
+            return json.dumps(line, default=str)
         # orjson is ten times faster, but leaves DEL and what is not ASCII as it is.
         return text if text.isascii() and "\x7f" not in text else json.dumps(line, default=str)
 
@@ -57,6 +60,7 @@ class QueueingHandler(logging.Handler):
         super().__init__()
         self.setFormatter(JsonLines())
         self.dropped = 0
+        self.lost = 0
         self._stream = stream
         self._size = size
         # A SimpleQueue takes a tenth of the time of a bounded Queue; a few lines above `size` do no harm.
@@ -68,9 +72,16 @@ class QueueingHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         if self._queue.qsize() >= self._size:
             self.dropped += 1
-        else:
-            record.request_id = request_id.get()
-            self._queue.put(record)
+            return
+        if record.args:
+            # Here and not in the thread: the arguments may have changed by then.
+            try:
+                record.msg = record.getMessage()
+            except Exception:
+                record.msg = f"{record.msg} (its arguments do not fit)"
+            record.args = None
+        record.request_id = request_id.get()
+        self._queue.put(record)
 
     def close(self) -> None:
         """Writes what waits, for at most a second."""
@@ -79,24 +90,37 @@ class QueueingHandler(logging.Handler):
         super().close()
 
     def _write_all(self) -> None:
+        reported = 0
         more = True
         while more:
             batch = [self._queue.get()]
             if batch[0] is not None:
                 # One wake-up and one write for many lines: a wake-up a line costs more than the line.
                 time.sleep(BATCH_SECONDS)
-            try:
-                while True:
+            with suppress(Empty):
+                while len(batch) < self._size:
                     batch.append(self._queue.get_nowait())
-            except Empty:
-                pass
             more = None not in batch
-            lines = [self.format(record) for record in batch if record is not None]
-            if self.dropped:
-                dropped, self.dropped = self.dropped, 0
-                lines.append(json.dumps({"level": "WARNING", "logger": "app.logs", "dropped": dropped}))
-            self._stream.write("".join(f"{line}\n" for line in lines))
-            self._stream.flush()
+            lines = [self._line(record) for record in batch if record is not None]
+            # Only ever counted up, each by one thread, so that no drop is forgotten between two threads.
+            dropped = self.dropped + self.lost
+            if dropped > reported:
+                report = {"level": "WARNING", "logger": "app.logs", "dropped": dropped - reported}
+                lines.append(json.dumps(report))
+            try:
+                self._stream.write("".join(f"{line}\n" for line in lines))
+                self._stream.flush()
+                reported = dropped
+            except (OSError, ValueError):  # the reader has gone, or the stream was closed
+                self.lost += len(lines)
+
+    def _line(self, record: logging.LogRecord) -> str:
+        try:
+            return self.format(record)
+        except Exception as exc:
+            # An object that cannot be shown must not end this thread, and with it the log.
+            message = f"a line was lost: {type(exc).__name__}"
+            return json.dumps({"level": "ERROR", "logger": "app.logs", "message": message})
 
 
 @contextmanager
@@ -112,16 +136,23 @@ def logging_to_queue(settings: Settings) -> Iterator[None]:
         return
 
     handler = QueueingHandler(sys.stdout, settings.log_queue_size)
-    level = root.level
-    root.addHandler(handler)
-    root.setLevel(settings.log_level)
-    for name in ("uvicorn", "uvicorn.error", "uvicorn.access"):
-        server_logger = logging.getLogger(name)
-        server_logger.handlers.clear()
-        server_logger.propagate = name != "uvicorn.access"
+    with ExitStack() as stack:
+        stack.callback(handler.close)
+        for name in ("uvicorn", "uvicorn.error", "uvicorn.access"):
+            stack.enter_context(_handed_up(logging.getLogger(name), propagate=name != "uvicorn.access"))
+        stack.callback(root.setLevel, root.level)
+        stack.callback(root.removeHandler, handler)
+        root.setLevel(settings.log_level)
+        root.addHandler(handler)
+        yield
+
+
+@contextmanager
+def _handed_up(logger: logging.Logger, *, propagate: bool) -> Iterator[None]:
+    """Takes a logger's own handlers away and gives them back, for what the server says after us."""
+    before = logger.handlers, logger.propagate
+    logger.handlers, logger.propagate = [], propagate
     try:
         yield
     finally:
-        root.removeHandler(handler)
-        root.setLevel(level)
-        handler.close()
+        logger.handlers, logger.propagate = before

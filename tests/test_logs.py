@@ -1,0 +1,182 @@
+import io
+import json
+import logging
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from app.logs import QueueingHandler, logging_to_queue
+from app.middleware.request_id import request_id
+from app.settings import Settings
+
+LIMIT = 10.0
+
+
+class Output(io.StringIO):
+    """A stream whose reader can stop, and leave."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reader_is_there = threading.Event()
+        self.reader_is_there.set()
+        self.reader_has_left = False
+        self.written = threading.Event()
+
+    def write(self, text: str) -> int:
+        self.written.set()
+        assert self.reader_is_there.wait(LIMIT)
+        if self.reader_has_left:
+            raise BrokenPipeError
+        return super().write(text)
+
+    @property
+    def lines(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.getvalue().splitlines()]
+
+
+@contextmanager
+def logger_to(output: Output, size: int = 1_000) -> Iterator[logging.Logger]:
+    logger = logging.getLogger("tests.logs")
+    handler = QueueingHandler(output, size)
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield logger
+    finally:
+        logger.removeHandler(handler)
+        handler.close()
+
+
+def test_a_record_is_one_json_line_with_the_request_id() -> None:
+    output = Output()
+    request_id.set("the-id-1")
+    with logger_to(output) as logger:
+        logger.info("%s of %d", "one", 2, extra={"fields": {"path": "/x"}})
+    [line] = output.lines
+    assert line.pop("time").endswith("Z")
+    assert line == {
+        "level": "INFO",
+        "logger": "tests.logs",
+        "message": "one of 2",
+        "request_id": "the-id-1",
+        "path": "/x",
+    }
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'x\n{"level": "INFO", "message": "forged"}',
+        "x\r\nINFO forged",
+        "\x1b[2J\x1b]0;title\x07",
+        "\x7f\x80\x9b2J",
+        "\u2028\u202e forged",
+        "\ud800",
+        "\x00",
+    ],
+)
+def test_no_line_can_be_forged_and_no_terminal_told_what_to_do(text: str) -> None:
+    output = Output()
+    with logger_to(output) as logger:
+        logger.info(text, extra={"fields": {"path": text, "other": {"k": text}}})
+    raw = output.getvalue()
+    assert raw.count("\n") == 1
+    assert raw.strip("\n").isprintable() and raw.isascii()
+    assert output.lines[0]["path"] == text
+
+
+def test_a_traceback_is_in_the_line() -> None:
+    output = Output()
+    with logger_to(output) as logger:
+        try:
+            raise RuntimeError("boom")
+        except RuntimeError:
+            logger.exception("failed")
+    assert output.getvalue().count("\n") == 1
+    assert "RuntimeError: boom" in output.lines[0]["traceback"]
+
+
+def test_a_stopped_reader_blocks_nobody_and_what_is_dropped_is_counted() -> None:
+    output = Output()
+    with logger_to(output, size=10) as logger:
+        output.reader_is_there.clear()
+        logger.info("first")
+        assert output.written.wait(LIMIT)  # the thread is stuck in its write
+        for number in range(100):
+            logger.info("line %d", number)
+        output.reader_is_there.set()
+    kept = [line for line in output.lines if "message" in line]
+    dropped = sum(line.get("dropped", 0) for line in output.lines)
+    assert 10 <= len(kept) <= 12
+    assert len(kept) + dropped == 101
+
+
+def test_a_reader_that_left_does_not_end_the_log() -> None:
+    output = Output()
+    with logger_to(output) as logger:
+        output.reader_has_left = True
+        output.written.clear()
+        logger.info("into the void")
+        assert output.written.wait(LIMIT)
+        output.reader_has_left = False
+        output.written.clear()
+        logger.info("somebody there?")
+        assert output.written.wait(LIMIT)
+    assert [line.get("message") for line in output.lines] == ["somebody there?", None]
+    assert output.lines[1]["dropped"] == 1
+
+
+class Unshowable:
+    def __str__(self) -> str:
+        raise LookupError("secret")
+
+
+def test_a_record_that_cannot_be_shown_does_not_end_the_log() -> None:
+    output = Output()
+    with logger_to(output) as logger:
+        logger.info("%d", "no number")
+        logger.info("%s", Unshowable())
+        logger.info("field", extra={"fields": {"x": Unshowable()}})
+        logger.info("big", extra={"fields": {"x": 2**70}})
+        logger.info("after")
+    messages = [line["message"] for line in output.lines]
+    assert messages == [
+        "%d (its arguments do not fit)",
+        "%s (its arguments do not fit)",
+        "a line was lost: LookupError",
+        "big",
+        "after",
+    ]
+
+
+def test_a_record_says_what_its_arguments_were_when_it_was_made() -> None:
+    output = Output()
+    with logger_to(output) as logger:
+        changing = ["before"]
+        logger.info("%s", changing)
+        changing[0] = "after"
+    assert output.lines[0]["message"] == "['before']"
+
+
+def test_the_loggers_of_the_server_join_and_are_left_as_they_were(settings: Settings) -> None:
+    root, server, access = (logging.getLogger(name) for name in ("", "uvicorn.error", "uvicorn.access"))
+    before = [(each.level, list(each.handlers), each.propagate) for each in (root, server, access)]
+    with logging_to_queue(settings):
+        [handler] = [each for each in root.handlers if isinstance(each, QueueingHandler)]
+        assert server.propagate and not server.handlers
+        assert not access.propagate and not access.handlers
+        with logging_to_queue(settings):  # a second app
+            assert [each for each in root.handlers if isinstance(each, QueueingHandler)] == [handler]
+        assert handler in root.handlers
+    assert [(each.level, list(each.handlers), each.propagate) for each in (root, server, access)] == before
+
+
+def test_trap_a_plain_format_lets_a_client_write_lines_of_its_own() -> None:
+    output = io.StringIO()
+    handler = logging.StreamHandler(output)
+    handler.setFormatter(logging.Formatter("%(levelname)s %(message)s"))
+    handler.handle(logging.makeLogRecord({"levelname": "INFO", "msg": "GET /x\nINFO GET /admin 200"}))
+    assert output.getvalue().splitlines() == ["INFO GET /x", "INFO GET /admin 200"]
