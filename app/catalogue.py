@@ -1,11 +1,34 @@
-"""The pages in reading order, and all that can be derived from their files."""
+"""The pages in reading order, and what their files say: the text, the code, the tests, the claims.
 
+Nothing is read at import. `read_page` reads files: call it in a thread.
+"""
+
+import ast
+import re
 from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from fastapi import APIRouter
+from fastapi.routing import iter_route_contexts
+from pydantic import BaseModel
+from starlette.routing import Route, WebSocketRoute
 
-from app.routers.middleware import timing
+from app.commands import curl_command, socket_command
+from app.routers.application import errors, lifespan, settings
+from app.routers.background import after_response, tasks
+from app.routers.dependencies import chains
+from app.routers.files import downloads, static, uploads
+from app.routers.graphql import schema
+from app.routers.middleware import stack, timing
+from app.routers.responses import headers, html, json
+from app.routers.validation import models
+from app.routers.streaming import lines, sse
+from app.routers.websockets import echo
+
+ROOT = Path(__file__).parent.parent
 
 
 @dataclass(frozen=True)
@@ -28,8 +51,158 @@ class Page:
 
 
 GROUPS: dict[str, tuple[Page, ...]] = {
-    "middleware": (Page(timing),),
+    "middleware": (Page(timing), Page(stack)),
+    "websockets": (Page(echo),),
+    "background": (Page(after_response), Page(tasks)),
+    "dependencies": (Page(chains),),
+    "responses": (Page(json), Page(html), Page(headers)),
+    "graphql": (Page(schema),),
+    "application": (Page(lifespan), Page(errors), Page(settings)),
+    "validation": (Page(models),),
+    "files": (Page(uploads), Page(downloads), Page(static)),
+    "streaming": (Page(sse), Page(lines)),
 }
 """Reading order. A module that is not listed here is not served, and a test says so."""
 
 PAGES = [page for pages in GROUPS.values() for page in pages]
+
+
+class Test(BaseModel):
+    name: str
+    sentence: str
+    source: str
+
+
+class Claim(BaseModel):
+    """A sentence of the page, and the name of the test that proves it."""
+
+    sentence: str
+    test: str
+
+
+class Section(BaseModel):
+    heading: str
+    text: str
+
+
+class PageText(BaseModel):
+    """What the files of a page say. Paths are relative to the project, texts are Markdown."""
+
+    path: str
+    title: str
+    summary: str
+    sections: list[Section]
+    source_path: str
+    source: str
+    test_path: str
+    tests: list[Test]
+    claims: list[Claim]
+
+    def section(self, heading: str) -> str:
+        return next((section.text for section in self.sections if section.heading == heading), "")
+
+    @property
+    def code(self) -> str:
+        """The source below its docstring."""
+        return self.source.split('"""', 2)[2].strip()
+
+    @property
+    def proofs(self) -> dict[str, Test | None]:
+        """The test of each claim; None where the tests are not installed."""
+        tests = {test.name: test for test in self.tests}
+        return {claim.sentence: tests.get(claim.test) for claim in self.claims}
+
+    @property
+    def traps(self) -> list[Test]:
+        return [test for test in self.tests if test.name.startswith("test_trap_")]
+
+    @property
+    def other_tests(self) -> list[Test]:
+        shown = {claim.test for claim in self.claims} | {trap.name for trap in self.traps}
+        return [test for test in self.tests if test.name not in shown]
+
+
+class PageRoute(BaseModel):
+    method: str
+    path: str
+    name: str
+    summary: str
+    command: str
+
+
+def read_page(page: Page) -> PageText:
+    """Reads the router module and its test module; where tests are not installed, there are none."""
+    source_path = Path("app", "routers", f"{page.path}.py")
+    test_path = Path("tests", "routers", page.path.replace("/", "/test_") + ".py")
+    docstring = page.module.__doc__ or ""
+    title, _, body = docstring.partition("\n")
+    introduction, *sections = re.split(r"^## ", body.strip(), flags=re.MULTILINE)
+    parts = [section.partition("\n") for section in sections]
+    claims = next((text for heading, _, text in parts if heading == "What is proven"), "")
+    sentences = [" ".join(item.split()) for item in re.split(r"^- ", claims, flags=re.MULTILINE)[1:]]
+    return PageText(
+        path=page.path,
+        title=title,
+        summary=re.split(r"(?<=[.!?])\s", " ".join(introduction.split()), maxsplit=1)[0],
+        sections=[
+            Section(heading="", text=introduction.strip()),
+            *(Section(heading=heading, text=text.strip()) for heading, _, text in parts),
+        ],
+        source_path=str(source_path),
+        source=(ROOT / source_path).read_text(),
+        test_path=str(test_path),
+        tests=read_tests(ROOT / test_path),
+        claims=[Claim(sentence=sentence, test=name_of_test(sentence)) for sentence in sentences],
+    )
+
+
+def read_tests(path: Path) -> list[Test]:
+    """The test functions of a module, decorators included, in the order of the file."""
+    if not path.exists():
+        return []
+    source = path.read_text()
+    lines = source.splitlines()
+    tests = []
+    for node in ast.parse(source).body:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name.startswith("test_"):
+            first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
+            words = node.name.removeprefix("test_").removeprefix("trap_").replace("_", " ")
+            tests.append(
+                Test(
+                    name=node.name,
+                    sentence=words[:1].upper() + words[1:],
+                    source="\n".join(lines[first - 1 : node.end_lineno]),
+                )
+            )
+    return tests
+
+
+def name_of_test(claim: str) -> str:
+    return "test_" + re.sub(r"[^a-z0-9]+", "_", claim.lower().replace("'", "")).strip("_")
+
+
+def routes_of(page: Page, document: dict[str, Any], base_url: str) -> list[PageRoute]:
+    """The routes of a page, sockets too; `document` is the OpenAPI document their commands are made from.
+
+    A route that is kept out of the document is another spelling of one that is in it: it is not listed.
+    """
+    routes = []
+    for route in iter_route_contexts(page.router.routes):
+        path, name = route.path or "", route.name or ""
+        summary = " ".join((route.endpoint.__doc__ or "").split("\n\n")[0].split()) if route.endpoint else ""
+        if isinstance(route.original_route, WebSocketRoute):
+            command = socket_command(path, base_url)
+            routes.append(PageRoute(method="WS", path=path, name=name, summary=summary, command=command))
+        elif isinstance(route.original_route, Route) and route.include_in_schema:
+            for method in sorted((route.methods or {"GET"}) - {"HEAD"}):
+                command = curl_command(method, path, document, base_url)
+                routes.append(
+                    PageRoute(method=method, path=path, name=name, summary=summary, command=command)
+                )
+    return routes
+
+
+def describe_group(name: str) -> tuple[str, str]:
+    """Title and description: the docstring of the package that holds the pages."""
+    title, _, description = (import_module(f"app.routers.{name}").__doc__ or "").partition("\n")
+    return title, description.strip()

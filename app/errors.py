@@ -6,6 +6,7 @@ On a socket the same error is an HTTP answer before `accept`, and a close code a
 
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from errno import EDQUOT, EFBIG, ENOSPC
 from http import HTTPStatus
 from typing import Any
 from urllib.parse import quote
@@ -33,6 +34,8 @@ MAX_CLOSE_REASON = 123
 
 UNION_TAG_MESSAGE = "Input tag is not one of the expected tags"
 """For the one message of Pydantic that repeats the input."""
+
+DISK_FULL = (ENOSPC, EDQUOT, EFBIG)
 
 CLOSED_AFTER = (408, 413)
 """Statuses sent while the body is still arriving: the connection cannot be used again."""
@@ -163,6 +166,11 @@ async def _app_error(connection: HTTPConnection, exc: Exception) -> Response:
 
 async def _http_exception(connection: HTTPConnection, exc: Exception) -> Response:
     assert isinstance(exc, HTTPException)
+    # FastAPI makes a 400 of all that fails while it reads a form, and so of its temporary file on a full disk.
+    if isinstance(exc.__cause__, OSError):
+        if exc.__cause__.errno in DISK_FULL:
+            return await _app_error(connection, InsufficientStorage())
+        raise exc.__cause__
     if exc.status_code < 400:
         answer = Response(status_code=exc.status_code, headers=exc.headers)
         return _answer(connection, answer, None)

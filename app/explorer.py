@@ -1,9 +1,113 @@
-"""The web pages about the pages."""
+"""The web pages about the pages, and the same as JSON.
 
-from fastapi import FastAPI
+Everything here is done in threads (`def` endpoints): to read files, to render and to colour code is
+work that would hold up the event loop.
+"""
 
+from functools import cache
+
+from fastapi import APIRouter, FastAPI, Request
+from fastapi.responses import HTMLResponse
+from fastapi.templating import Jinja2Templates
+from markdown_it import MarkdownIt
+from pydantic import BaseModel
+from pygments import highlight
+from pygments.formatters import HtmlFormatter
+from pygments.lexers import get_lexer_by_name
+from pygments.util import ClassNotFound
+
+from app import api_docs
+from app.catalogue import GROUPS, PAGES, ROOT, PageRoute, PageText, describe_group, read_page, routes_of
+from app.errors import NotFound
+from app.routers.files.static import STATIC, SiteFiles
 from app.settings import Settings
 
 
+class CataloguePage(PageText):
+    routes: list[PageRoute]
+
+
+class CatalogueGroup(BaseModel):
+    name: str
+    title: str
+    description: str
+    pages: list[CataloguePage]
+
+
+class Catalogue(BaseModel):
+    groups: list[CatalogueGroup]
+
+
 def install(app: FastAPI, settings: Settings) -> None:
-    pass
+    """Adds the explorer, its static files and, if the settings say so, the API documentation."""
+    templates = Jinja2Templates(ROOT / "app" / "templates")
+    markdown = MarkdownIt("commonmark", {"html": False, "highlight": colour}).enable("table")
+    # Each text is rendered once for an app. Only what our own files say is rendered, so the caches end there.
+    templates.env.filters["markdown"] = cache(markdown.render)
+    templates.env.filters["inline_markdown"] = cache(markdown.renderInline)
+    templates.env.filters["colour"] = cache(colour)
+    app.openapi_tags = [{"name": name, "description": describe_group(name)[1]} for name in GROUPS]
+    app.mount("/static", SiteFiles(directory=STATIC), name="static")
+    app.include_router(explorer_router(templates))
+    if settings.docs:
+        api_docs.install(app, templates)
+
+
+def explorer_router(templates: Jinja2Templates) -> APIRouter:
+    router = APIRouter(tags=["explorer"])
+    text_of = cache(read_page)
+    pages = {page.path: page for page in PAGES}
+
+    @router.get("/", response_class=HTMLResponse, include_in_schema=False)
+    def index(request: Request) -> HTMLResponse:
+        """All pages, by group."""
+        return templates.TemplateResponse(request, "index.html", dict(catalogue(request)))
+
+    @router.get("/catalogue")
+    def catalogue(request: Request) -> Catalogue:
+        """All that the explorer shows: texts, routes with their commands, code, claims and tests."""
+        document, base_url = request.app.openapi(), base_url_of(request)
+        groups = []
+        for name, group in GROUPS.items():
+            described = [
+                CataloguePage(**dict(text_of(page)), routes=routes_of(page, document, base_url))
+                for page in group
+            ]
+            title, description = describe_group(name)
+            groups.append(CatalogueGroup(name=name, title=title, description=description, pages=described))
+        return Catalogue(groups=groups)
+
+    @router.get("/pages/{group}/{name}", response_class=HTMLResponse, include_in_schema=False)
+    def show_page(request: Request, group: str, name: str) -> HTMLResponse:
+        """One page: its text, trap, claims, routes, code and tests."""
+        page = pages.get(f"{group}/{name}")
+        if page is None:
+            raise NotFound("There is no such page.")
+        number = PAGES.index(page)
+        context = {
+            "group": group,
+            "group_title": describe_group(group)[0],
+            "page": text_of(page),
+            "routes": routes_of(page, request.app.openapi(), base_url_of(request)),
+            "groups": {
+                describe_group(name)[0]: [text_of(page) for page in pages] for name, pages in GROUPS.items()
+            },
+            "previous": text_of(PAGES[number - 1]) if number > 0 else None,
+            "next": text_of(PAGES[number + 1]) if number + 1 < len(PAGES) else None,
+        }
+        return templates.TemplateResponse(request, "page.html", context)
+
+    return router
+
+
+def base_url_of(request: Request) -> str:
+    return str(request.base_url).rstrip("/")
+
+
+def colour(code: str, language: str = "python", _attributes: str = "") -> str:
+    """`code` as HTML whose classes the style sheet colours, for the light and for the dark."""
+    try:
+        lexer = get_lexer_by_name(language or "text")
+    except ClassNotFound:
+        lexer = get_lexer_by_name("text")
+    return highlight(code, lexer, HtmlFormatter(nowrap=True))

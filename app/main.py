@@ -4,7 +4,6 @@ from fastapi import FastAPI
 from fastapi.middleware import Middleware
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.middleware.gzip import GZipMiddleware
-from fastapi.middleware.trustedhost import TrustedHostMiddleware
 
 from app import catalogue, explorer
 from app.errors import PROBLEM_RESPONSES, add_exception_handlers
@@ -12,9 +11,12 @@ from app.lifespan import open_state
 from app.middleware.access_log import AccessLogMiddleware
 from app.middleware.body_deadline import BodyDeadlineMiddleware
 from app.middleware.head import HeadMiddleware
+from app.middleware.known_host import KnownHostMiddleware
+from app.middleware.lingering_close import LingeringCloseMiddleware
 from app.middleware.problems import ProblemMiddleware
 from app.middleware.request_id import RequestIdMiddleware
 from app.middleware.security_headers import SecurityHeadersMiddleware
+from app.middleware.stalled_sockets import StalledSocketMiddleware
 from app.middleware.timing import TimingMiddleware
 from app.middleware.unhandled import UnhandledErrorMiddleware
 from app.middleware.when_header import WhenHeaderMiddleware
@@ -53,7 +55,15 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 def middleware(settings: Settings) -> list[Middleware]:
     """Outermost first. A request passes downwards, its answer upwards."""
     return [
-        Middleware(RequestIdMiddleware),  # first, so that all below log and answer with the id
+        Middleware(
+            StalledSocketMiddleware, seconds=settings.ws_send_timeout
+        ),  # finds the transport by `send`
+        Middleware(
+            LingeringCloseMiddleware,  # whoever refuses: the client can read it
+            size=settings.linger_size,
+            seconds=settings.linger_timeout,
+        ),
+        Middleware(RequestIdMiddleware),  # before the rest, so that all log and answer with the id
         Middleware(AccessLogMiddleware),  # sees every outcome, also the refusals made below
         Middleware(TimingMiddleware),  # so do the response headers
         Middleware(SecurityHeadersMiddleware),
@@ -68,7 +78,11 @@ def middleware(settings: Settings) -> list[Middleware]:
             allow_headers=["Authorization", "Content-Type", "Last-Event-ID", "X-Request-ID"],
             expose_headers=["Location", "X-Process-Time", "X-Request-ID"],
         ),
-        Middleware(TrustedHostMiddleware, allowed_hosts=settings.allowed_hosts, www_redirect=False),
+        Middleware(KnownHostMiddleware, allowed_hosts=settings.allowed_hosts),
+        # Below CORS, so that a browser page can read the 500; above gzip, which keeps back the head
+        # of a stream until its first chunk, so that a stream that fails before it is a 500 and not a torn 200.
+        Middleware(UnhandledErrorMiddleware),
+        Middleware(HeadMiddleware),  # above gzip, so that HEAD has the very headers of GET
         Middleware(
             WhenHeaderMiddleware,
             header=b"accept-encoding",
@@ -76,9 +90,7 @@ def middleware(settings: Settings) -> list[Middleware]:
             minimum_size=1_000,
             compresslevel=5,
         ),
-        Middleware(HeadMiddleware),  # below gzip, which would compress an empty body
         Middleware(BodyDeadlineMiddleware, seconds=settings.body_timeout),
-        Middleware(UnhandledErrorMiddleware),  # last: its 500 passes through everything above
     ]
 
 

@@ -9,6 +9,7 @@ Sizes are bytes, times are seconds.
 
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import Field, PositiveFloat, PositiveInt, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -24,7 +25,10 @@ def _setting(description: str) -> Any:
 
 
 class Settings(BaseSettings):
-    model_config = SettingsConfigDict(env_prefix="APP_", frozen=True, extra="forbid")
+    # hide_input_in_errors: a wrong URL stops the start without its password in the message.
+    model_config = SettingsConfigDict(
+        env_prefix="APP_", frozen=True, extra="forbid", hide_input_in_errors=True
+    )
 
     docs: Annotated[bool, _setting("serve `/docs`, `/redoc` and `/openapi.json`")] = True
     log_level: Annotated[
@@ -55,6 +59,10 @@ class Settings(BaseSettings):
     body_timeout: Annotated[
         PositiveFloat, _setting("time for a whole request body to arrive; later is 408")
     ] = 60.0
+    linger_size: Annotated[
+        PositiveInt, _setting("rest of a refused body that is taken in before the connection is closed")
+    ] = 64 * 1024 * 1024
+    linger_timeout: Annotated[PositiveFloat, _setting("time for the rest of a refused body")] = 5.0
     max_upload_size: Annotated[PositiveInt, _setting("one uploaded file; more is 413")] = 10 * 1024 * 1024
     max_image_pixels: Annotated[
         PositiveInt, _setting("pixels of an uploaded image once decoded; more is 415")
@@ -86,24 +94,39 @@ class Settings(BaseSettings):
     task_timeout: Annotated[PositiveFloat, _setting("how long one task may run; longer fails it")] = 300.0
 
     smtp_url: Annotated[
-        SecretStr | None,
+        SecretStr,
         _setting("`smtp://user:password@host:port` (or `smtps://`); empty: mail goes to `outbox.jsonl`"),
-    ] = None
+    ] = SecretStr("")
     mail_from: Annotated[str, _setting("sender of the mail")] = "noreply@example.com"
     mail_queue_size: Annotated[PositiveInt, _setting("mails that may wait; more are refused with 503")] = (
         1_000
     )
     mail_timeout: Annotated[PositiveFloat, _setting("time for one delivery attempt")] = 10.0
+    mail_attempts: Annotated[
+        PositiveInt, _setting("delivery attempts; then the mail goes to `outbox.jsonl`, marked failed")
+    ] = 3
+    mail_retry_delay: Annotated[
+        PositiveFloat, _setting("wait before the second attempt, doubled for each one after it")
+    ] = 1.0
 
     graphql_max_body_size: Annotated[PositiveInt, _setting("GraphQL request body; more is 413")] = 100_000
     graphql_max_depth: Annotated[PositiveInt, _setting("nesting of a GraphQL query")] = 6
-    graphql_max_aliases: Annotated[PositiveInt, _setting("aliases in a GraphQL query")] = 15
+    graphql_max_aliases: Annotated[PositiveInt, _setting("aliases and repetitions in a GraphQL query")] = 15
     graphql_max_tokens: Annotated[PositiveInt, _setting("lexical tokens in a GraphQL query")] = 500
+    graphql_max_cost: Annotated[
+        PositiveInt, _setting("fields a GraphQL query may answer, a list counted as its whole page")
+    ] = 1_000
+    graphql_max_page_size: Annotated[PositiveInt, _setting("rows of one GraphQL list"), Field(ge=10)] = 100
+    max_users: Annotated[PositiveInt, _setting("users in the database; more are refused with 507")] = 10_000
+    max_items: Annotated[PositiveInt, _setting("items in the database; more are refused")] = 10_000
 
     stream_max_events: Annotated[PositiveInt, _setting("events or rows one stream sends before it ends")] = (
         10_000
     )
 
+    ready_timeout: Annotated[
+        PositiveFloat, _setting("time for each engine to answer `/ready`; later it is not ready")
+    ] = 2.0
     shutdown_grace: Annotated[
         PositiveFloat,
         _setting("time for running tasks and mail to finish at shutdown; then they are cancelled"),
@@ -116,6 +139,18 @@ class Settings(BaseSettings):
             if origin in ("*", "null") or "://" not in origin or origin.endswith("/"):
                 raise ValueError("list each origin as scheme://host[:port]; '*' and 'null' admit every site")
         return origins
+
+    @field_validator("smtp_url")
+    @classmethod
+    def _smtp_url_is_complete(cls, url: SecretStr) -> SecretStr:
+        try:
+            parts = urlsplit(url.get_secret_value())
+            complete = parts.scheme in ("smtp", "smtps") and parts.hostname and parts.port != 0
+        except ValueError:  # its text repeats a part of the URL
+            complete = False
+        if url and not complete:
+            raise ValueError("write smtp://user:password@host:port, or smtps://")
+        return url
 
     @model_validator(mode="after")
     def _per_client_fits_total(self) -> Self:

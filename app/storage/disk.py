@@ -12,18 +12,16 @@ import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from errno import EDQUOT, EFBIG, ENOSPC
 from pathlib import Path
 from typing import BinaryIO
 
 from anyio import to_thread
 
-from app.errors import InsufficientStorage, NotFound
+from app.errors import DISK_FULL, InsufficientStorage, NotFound
 
 CHUNK_SIZE = 256 * 1024
 FILE_ID = re.compile(r"[0-9a-f]{32}")
 TEMPORARY = ".{}.part"
-FULL = (ENOSPC, EDQUOT, EFBIG)
 
 
 @dataclass(frozen=True)
@@ -72,7 +70,7 @@ class DiskStorage:
             # A link fails where a rename would replace: no file takes the place of another.
             os.link(temporary, self.folder / file_id)
         except OSError as error:
-            if error.errno in FULL:
+            if error.errno in DISK_FULL:
                 raise InsufficientStorage from error
             raise
         finally:

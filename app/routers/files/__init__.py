@@ -1,0 +1,4 @@
+"""Files
+
+Bytes in and out: received without trust, kept without loss, sent without waste.
+"""

@@ -1,0 +1,106 @@
+"""Receiving a file
+
+`POST /upload/` takes one file of at most 10 MB in the form field `file`, keeps it under an id that the
+server makes, and answers 201 with `Location: /files/{id}`. Text, PDF, PNG, JPEG and GIF are accepted. Use
+`UploadFile` like this for files of that size; what is larger is better streamed to its place, because
+FastAPI has spooled the whole form to a temporary file before the endpoint begins.
+
+The limits stand in the order in which they bite. `max_body_size` on the router ends the request with 413
+while it arrives, with and without `Content-Length`. `form_limits` admits one file and no text field, so
+that nothing nobody asked for is kept in memory. The endpoint looks at the size of the file, then at its
+content (`app/storage/content.py`), and only then stores it (`app/storage/disk.py`), all in threads.
+
+A file is written before its row in the database is committed. So there is no row without a file, and a
+failed commit takes the file away again. A process killed between the two leaves a file that no row names:
+it costs room, and nobody can ask for it.
+
+## The trap
+
+`open(f"uploads/{file.filename}", "wb")`. The name is what the client says: `../app/main.py` replaces
+your program, and the second `cv.pdf` the first. `file.filename.endswith(".png")` and
+`file.content_type` are also what the client says, so `evil.png` may be a web page.
+`len(await file.read()) > limit` is asked when all of it was received, and in memory. And
+`shutil.copyfileobj` in an `async def` stops every other request while the disk works.
+
+## What is proven
+
+- An upload answers 201 with the place, the size and the SHA-256 of the file.
+- The path with and without a slash is the same.
+- The name is cleaned for display and never becomes a path.
+- Two files of one name are two files.
+- The content decides and must agree with the extension.
+- A file over the limit is refused before anything is stored.
+- A body over the limit is refused while it arrives, declared or chunked.
+- More than one file, or a text field, is refused.
+- A failed commit leaves no file.
+- A full disk is 507 and leaves nothing.
+- The event loop never touches the file.
+- The file is readable by the service alone.
+
+## Read more
+
+`UploadFile`, `APIRouter(form_limits={"max_files": 1, "max_fields": 0})`,
+`app.include_router(router, max_body_size=...)`, `anyio.to_thread.run_sync`.
+[Request files](https://fastapi.tiangolo.com/tutorial/request-files/) in the FastAPI documentation,
+[Unrestricted file upload](https://owasp.org/www-community/vulnerabilities/Unrestricted_File_Upload) at OWASP.
+"""
+
+import re
+import unicodedata
+
+from anyio import to_thread
+from fastapi import APIRouter, Response, UploadFile
+from pydantic import BaseModel
+
+from app.database.models import StoredFile
+from app.dependencies import SessionDep, SettingsDep, StorageDep
+from app.errors import ContentTooLarge
+from app.storage.content import check_content
+
+MAX_NAME_BYTES = 255
+
+router = APIRouter(tags=["files"], form_limits={"max_files": 1, "max_fields": 0})
+
+
+class Uploaded(BaseModel):
+    id: str
+    filename: str
+    size: int
+    content_type: str
+    sha256: str
+
+
+@router.post("/upload/", status_code=201)
+@router.post("/upload", status_code=201, include_in_schema=False)
+async def upload(
+    file: UploadFile, settings: SettingsDep, storage: StorageDep, session: SessionDep, response: Response
+) -> Uploaded:
+    """Keeps one txt, pdf, png, jpg, jpeg or gif; its type is told from its content."""
+    if file.size is None or file.size > settings.max_upload_size:
+        raise ContentTooLarge
+    filename = display_name(file.filename or "")
+    content_type = await to_thread.run_sync(check_content, file.file, filename, settings.max_image_pixels)
+    saved = await storage.save(file.file)
+    row = StoredFile(
+        id=saved.id, filename=filename, content_type=content_type, size=saved.size, sha256=saved.sha256
+    )
+    try:
+        session.add(row)
+        await session.commit()
+    except BaseException:  # also when the task is cancelled
+        await storage.delete(saved.id)
+        raise
+    response.headers["Location"] = f"/files/{saved.id}"
+    return Uploaded.model_validate(row, from_attributes=True)
+
+
+def display_name(name: str) -> str:
+    """The last part of `name`, without what has no shape of its own, in at most 255 bytes of UTF-8.
+
+    Among these are controls, lone surrogates, and the marks that turn the direction of writing, which
+    make `exe.pdf` of a name that ends in `fdp.exe`.
+    """
+    last = re.split(r"[/\\]", unicodedata.normalize("NFC", name))[-1]
+    shown = "".join(c for c in " ".join(last.split()) if c.isprintable())
+    # The end is kept, for it has the extension.
+    return shown.encode()[-MAX_NAME_BYTES:].decode(errors="ignore")
