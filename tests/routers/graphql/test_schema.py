@@ -259,6 +259,7 @@ BEYOND = [
     ("{ nope user(id: 1) { items { owner { items { owner { items { id } } } } } } }", "6 levels"),
     (in_braces("nope ", (f"a{n}: user(id: 1) {{ id }}" for n in range(16))), "15 aliases"),
     ("{ nope user(id: 1) { %s } }" % ("id " * 17), "15 aliases or repetitions"),
+    ("{ nope } fragment Unused on User { " + "id " * 17 + "}", "15 aliases or repetitions"),
     ("{ nope users(limit: 100) { id items(limit: 9) { id } } }", "1000 fields"),
     ("query($most: Int!) { nope users(limit: $most) { items { id } } }", "1000 fields"),
     ("{ nope ...Page } fragment Page on Query { users(limit: 100) { items { id } } }", "1000 fields"),
