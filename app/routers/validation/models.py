@@ -1,0 +1,214 @@
+"""Validating a body with a model
+
+`POST /users` takes a JSON body as a Pydantic model. Types and bounds say most of what is needed; what is
+left goes into validators, and a validator that several fields may share goes into a type: `Name` and
+`Email` below are ordinary annotations. A rule about two fields is a `@model_validator(mode="after")`, a
+plain method. `extra="forbid"` refuses a misspelt field instead of ignoring it.
+
+Raise `PydanticCustomError`: its message reaches the client as it is. What a validator returns is stored,
+so it is also the place to bring a value into one form: names lose double spaces, addresses their capitals,
+and both are in Unicode's composed form. That an address is free is not for a validator: only the
+database knows, by its unique index, in the moment of writing.
+
+## The trap
+
+`@root_validator` no longer imports, and `@validator` warns. `'@' in email` takes `'@'`. `if age and age < 13`
+lets an age of 0 pass, and an `int` takes `false` for 0. `name.title()` makes `Mcdonald` of McDonald and
+`Ben'S` of Ben's. FastAPI's own 422 repeats the input, passwords too, and is a 500 when the body is binary
+or holds `NaN`; a handler with `JSONResponse(exc.errors())` is a 500 for every `ValueError`. And a `before`
+validator sees the raw input: a `TypeError` in it is a 500.
+
+## What is proven
+
+- A user is stored, with each word of the name in title case, and gets an address of its own.
+- Names keep their inner capitals, their apostrophes and their accents.
+- A name needs a space and has no control characters.
+- An address is one bare address in lower case.
+- A child needs consent, at the age of 0 too.
+- An age is a whole number from 0 to 150.
+- A second user with the same address is refused, even at the same time.
+- Unknown fields are refused.
+- A refusal never repeats the input, whatever was sent.
+- Validators run from the outside in and out again.
+- The table of users has a limit.
+
+## Read more
+
+`Annotated[str, AfterValidator(f)]`, `@field_validator`, `@model_validator(mode="after")`,
+`PydanticCustomError(type, message)`.
+[Request body](https://fastapi.tiangolo.com/tutorial/body/) in the FastAPI documentation,
+[validators](https://docs.pydantic.dev/latest/concepts/validators/) in Pydantic's.
+"""
+
+import unicodedata
+from collections.abc import Callable
+from typing import Annotated, Any, Self
+
+from fastapi import APIRouter, Path, Response
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    EmailStr,
+    Field,
+    ModelWrapValidatorHandler,
+    StrictBool,
+    ValidatorFunctionWrapHandler,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
+from sqlalchemy import func, select
+from sqlalchemy.exc import IntegrityError
+
+from app.database.models import User
+from app.dependencies import SessionDep, SettingsDep
+from app.errors import Conflict, InsufficientStorage, NotFound
+
+MAX_NAME_LENGTH = 100
+MAX_AGE = 150
+AGE_OF_CONSENT = 13
+
+# Controls, line separators, and the marks that turn the direction of text: they forge what a person reads.
+FORBIDDEN_CATEGORIES = {"Cc", "Cf", "Cs", "Zl", "Zp"}
+JOINERS = "\u200c\u200d"
+"""Of category Cf, but letters of Persian and Indian names depend on them."""
+
+router = APIRouter(tags=["validation"])
+
+
+def one_form_of_name(name: str) -> str:
+    if any(unicodedata.category(char) in FORBIDDEN_CATEGORIES and char not in JOINERS for char in name):
+        raise PydanticCustomError("name_characters", "Name must not contain control characters")
+    words = unicodedata.normalize("NFC", name).split()
+    if len(words) < 2:
+        raise PydanticCustomError("name_space", "Name must contain a space")
+    # Only first letters: title() of the whole would also lower the D of McDonald.
+    titled = " ".join(word[0].title() + word[1:] for word in words)
+    if len(titled) > MAX_NAME_LENGTH:  # title case can make a name longer: ß becomes Ss
+        raise PydanticCustomError("name_length", "Name is too long")
+    return titled
+
+
+def refuse_display_name(email: object) -> object:
+    """`EmailStr` also takes `Ada <ada@example.com>`."""
+    if isinstance(email, str) and "<" in email:
+        raise PydanticCustomError("email_display_name", "Give the address only, without a name")
+    return email
+
+
+Name = Annotated[str, Field(max_length=MAX_NAME_LENGTH), AfterValidator(one_form_of_name)]
+Email = Annotated[EmailStr, BeforeValidator(refuse_display_name), AfterValidator(str.lower)]
+# Strict, for Python takes False for 0.
+Age = Annotated[int, Field(strict=True, ge=0, le=MAX_AGE)]
+
+
+class NewUser(BaseModel):
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={"examples": [{"name": "katherine johnson", "email": "katherine@example.com"}]},
+    )
+
+    name: Name
+    email: Email
+    age: Age | None = None
+    parental_consent: StrictBool = False
+
+    @model_validator(mode="after")
+    def children_have_consent(self) -> Self:
+        if self.age is not None and self.age < AGE_OF_CONSENT and not self.parental_consent:
+            raise PydanticCustomError("parental_consent", "Children must have parental consent")
+        return self
+
+
+class PublicUser(BaseModel):
+    """What everybody may know."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    id: int
+    name: str
+
+
+class OwnUser(PublicUser):
+    """What the one who signs up is told."""
+
+    email: str
+    age: int | None
+
+
+@router.post("/users", status_code=201)
+async def create_user(
+    new: NewUser, session: SessionDep, settings: SettingsDep, response: Response
+) -> OwnUser:
+    """Stores a user."""
+    if (await session.scalar(select(func.count()).select_from(User)) or 0) >= settings.max_users:
+        raise InsufficientStorage("There is no room for another user.")
+    user = User(name=new.name, email=new.email, age=new.age)
+    session.add(user)
+    try:
+        await session.flush()
+    except IntegrityError:
+        raise Conflict("There is a user with this e-mail address.") from None
+    response.headers["Location"] = f"/users/{user.id}"
+    return OwnUser.model_validate(user)
+
+
+@router.get("/users/{user_id}")
+async def read_user(user_id: Annotated[int, Path(ge=1, le=2**31 - 1)], session: SessionDep) -> PublicUser:
+    """What everybody may know of a user."""
+    user = await session.get(User, user_id)
+    if user is None:
+        raise NotFound("There is no such user.")
+    return PublicUser.model_validate(user)
+
+
+def adding(step: str) -> Callable[[list[str]], list[str]]:
+    return lambda steps: [*steps, step]
+
+
+class Trace(BaseModel):
+    """Every validator adds its name to the list that passes through it."""
+
+    steps: Annotated[
+        list[str], BeforeValidator(adding("annotated before")), AfterValidator(adding("annotated after"))
+    ]
+
+    @field_validator("steps", mode="after")
+    @classmethod
+    def field_after(cls, steps: list[str]) -> list[str]:
+        return [*steps, "field after"]
+
+    @field_validator("steps", mode="before")
+    @classmethod
+    def field_before(cls, steps: list[str]) -> list[str]:
+        return [*steps, "field before"]
+
+    @field_validator("steps", mode="wrap")
+    @classmethod
+    def field_wrap(cls, steps: list[str], handler: ValidatorFunctionWrapHandler) -> list[str]:
+        return [*handler([*steps, "field wrap, in"]), "field wrap, out"]
+
+    @model_validator(mode="before")
+    @classmethod
+    def model_before(cls, data: Any) -> Any:
+        return {"steps": [*data["steps"], "model before"]}
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def model_wrap(cls, data: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        trace = handler({"steps": [*data["steps"], "model wrap, in"]})
+        trace.steps.append("model wrap, out")
+        return trace
+
+    @model_validator(mode="after")
+    def model_after(self) -> Self:
+        self.steps.append("model after")
+        return self
+
+
+@router.get("/validation/order")
+async def order() -> list[str]:
+    """The validators of one model, in the order in which they ran."""
+    return Trace.model_validate({"steps": []}).steps
