@@ -14,6 +14,7 @@ from fastapi.templating import Jinja2Templates
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.jobs.mail import Mailer
+from app.jobs.tasks import TaskManager
 from app.lifespan import State
 from app.realtime.connections import ConnectionManager
 from app.settings import Settings
@@ -43,6 +44,10 @@ async def get_mailer(state: StateDep) -> Mailer:
     return state["mailer"]
 
 
+async def get_tasks(state: StateDep) -> TaskManager:
+    return state["tasks"]
+
+
 async def get_connections(state: StateDep) -> ConnectionManager:
     return state["connections"]
 
@@ -61,6 +66,7 @@ SettingsDep = Annotated[Settings, Depends(get_settings)]
 StoppingDep = Annotated[asyncio.Event, Depends(get_stopping)]
 StorageDep = Annotated[DiskStorage, Depends(get_storage)]
 MailerDep = Annotated[Mailer, Depends(get_mailer)]
+TasksDep = Annotated[TaskManager, Depends(get_tasks)]
 ConnectionsDep = Annotated[ConnectionManager, Depends(get_connections)]
 TemplatesDep = Annotated[Jinja2Templates, Depends(get_templates)]
 # Function scope: the commit is done, and the connection back in its pool, before the answer leaves.

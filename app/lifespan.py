@@ -16,6 +16,7 @@ from fastapi.templating import Jinja2Templates
 
 from app.database.session import SessionMaker, open_database
 from app.jobs.mail import Mailer, open_mailer
+from app.jobs.tasks import TaskManager, open_tasks
 from app.logs import logging_to_queue
 from app.realtime.connections import ConnectionManager, open_connections
 from app.settings import Settings
@@ -34,6 +35,7 @@ class State(TypedDict):
     templates: Jinja2Templates
     storage: DiskStorage
     mailer: Mailer
+    tasks: TaskManager
     connections: ConnectionManager
 
 
@@ -51,7 +53,8 @@ def open_state(settings: Settings) -> Lifespan:
             sessions = await stack.enter_async_context(open_database(settings.sqlalchemy_url))
             storage = await stack.enter_async_context(open_storage(settings.uploads_dir))
             mailer = await stack.enter_async_context(open_mailer(settings))
-            stack.push_async_callback(finish_jobs, mailer, settings.shutdown_grace)
+            tasks = await stack.enter_async_context(open_tasks(settings))
+            stack.push_async_callback(finish_jobs, tasks, mailer, settings.shutdown_grace)
             # Entered last, so that it is left first: everything above outlives the streams it ends.
             stopping = stack.enter_context(stopping_on_signals())
             connections = await stack.enter_async_context(open_connections(settings, stopping))
@@ -62,13 +65,15 @@ def open_state(settings: Settings) -> Lifespan:
                 templates=Jinja2Templates(TEMPLATES),
                 storage=storage,
                 mailer=mailer,
+                tasks=tasks,
                 connections=connections,
             )
 
     return lifespan
 
 
-async def finish_jobs(mailer: Mailer, seconds: float) -> None:
+async def finish_jobs(tasks: TaskManager, mailer: Mailer, seconds: float) -> None:
     """One time limit for all that runs beside the requests. What is not done by then, its owner ends."""
     with anyio.move_on_after(seconds):
+        await tasks.drained()
         await mailer.drained()

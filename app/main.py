@@ -56,8 +56,9 @@ def middleware(settings: Settings) -> list[Middleware]:
     """Outermost first. A request passes downwards, its answer upwards."""
     return [
         Middleware(
-            StalledSocketMiddleware, seconds=settings.ws_send_timeout
-        ),  # finds the transport by `send`
+            StalledSocketMiddleware,  # outermost, for it finds the transport by the server's own `send`
+            seconds=settings.ws_send_timeout,
+        ),
         Middleware(
             LingeringCloseMiddleware,  # whoever refuses: the client can read it
             size=settings.linger_size,
@@ -68,30 +69,27 @@ def middleware(settings: Settings) -> list[Middleware]:
         Middleware(TimingMiddleware),  # so do the response headers
         Middleware(SecurityHeadersMiddleware),
         Middleware(ProblemMiddleware),  # above those that refuse in plain text: CORS, hosts, body limit
-        Middleware(
-            WhenHeaderMiddleware,  # above all that can fail, so that a page of an allowed origin can read the error
-            header=b"origin",
-            middleware=CORSMiddleware,
-            allow_origins=settings.cors_origins,
-            allow_credentials=True,
-            allow_methods=["GET", "POST", "DELETE"],
-            allow_headers=["Authorization", "Content-Type", "Last-Event-ID", "X-Request-ID"],
-            expose_headers=["Location", "X-Process-Time", "X-Request-ID"],
-        ),
+        # Above all that can fail, so that a page of an allowed origin can read the error.
+        Middleware(WhenHeaderMiddleware, header=b"origin", inner=cross_origin(settings)),
         Middleware(KnownHostMiddleware, allowed_hosts=settings.allowed_hosts),
-        # Below CORS, so that a browser page can read the 500; above gzip, which keeps back the head
-        # of a stream until its first chunk, so that a stream that fails before it is a 500 and not a torn 200.
+        # Below CORS, so that a browser page can read the 500; above gzip, which keeps back the head of a
+        # stream until its first chunk, so that a stream that fails before it is a 500 and not a torn 200.
         Middleware(UnhandledErrorMiddleware),
         Middleware(HeadMiddleware),  # above gzip, so that HEAD has the very headers of GET
-        Middleware(
-            WhenHeaderMiddleware,
-            header=b"accept-encoding",
-            middleware=GZipMiddleware,
-            minimum_size=1_000,
-            compresslevel=5,
-        ),
+        Middleware(WhenHeaderMiddleware, header=b"accept-encoding", inner=Middleware(GZipMiddleware)),
         Middleware(BodyDeadlineMiddleware, seconds=settings.body_timeout),
     ]
+
+
+def cross_origin(settings: Settings) -> Middleware:
+    return Middleware(
+        CORSMiddleware,
+        allow_origins=settings.cors_origins,
+        allow_credentials=True,
+        allow_methods=["GET", "POST", "DELETE"],
+        allow_headers=["Authorization", "Content-Type", "Last-Event-ID", "X-Request-ID"],
+        expose_headers=["Location", "X-Process-Time", "X-Request-ID"],
+    )
 
 
 app = create_app()
