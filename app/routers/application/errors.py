@@ -70,8 +70,12 @@ class TextStream(StreamingResponse):
     media_type = "text/plain; charset=utf-8"
 
 
-# It is repeated in the answer: no control characters, nor those that turn the direction of a text.
-Name = Annotated[str, Path(max_length=50, pattern=r"^\P{C}+$")]
+# It is repeated in the answer: no control characters, nor those that are unseen or turn a text's direction.
+# Spelled out: `\P{C}` is a pattern to pydantic and JavaScript, not to the Python tools that read our schema.
+Name = Annotated[
+    str,
+    Path(max_length=50, pattern=r"^[^\x00-\x1f\x7f-\x9f\xad\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]+$"),
+]
 
 
 @router.get("/unicorns/{name}")
