@@ -65,6 +65,7 @@ class GraphQLRouter(StrawberryRouter[Context, None]):
         for route in self.routes:
             assert isinstance(route, APIRoute)
             body = {"application/json": {"schema": GraphQLRequest.model_json_schema()}}
+            route.summary = "Run a query or a mutation"
             route.openapi_extra = {"requestBody": {"required": True, "content": body}}
 
     async def parse_http_body(self, request: AsyncHTTPRequestAdapter) -> GraphQLRequestData:
