@@ -45,7 +45,7 @@ class JsonLines(logging.Formatter):
         return text if text.isascii() and "\x7f" not in text else json.dumps(line, default=str)
 
     def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:
-        return f"{_iso_second(int(record.created))}.{int(record.msecs):03d}Z"
+        return f"{_iso_second(int(record.created))}.{int(record.created % 1 * 1000):03d}Z"
 
 
 @lru_cache(maxsize=8)
