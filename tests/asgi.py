@@ -31,12 +31,14 @@ def http_scope(
 
 
 def socket_scope(path: str = "/", headers: Iterable[tuple[bytes, bytes]] = ()) -> Scope:
-    return {
+    scope = {
         **http_scope(path, headers=headers, scheme="ws"),
         "type": "websocket",
         "subprotocols": [],
         "extensions": {"websocket.http.response": {}},
     }
+    del scope["method"]
+    return scope
 
 
 class Call:
@@ -64,6 +66,8 @@ class Call:
         async with self._changed:
             self.sent.append(message)
             self._changed.notify_all()
+        if message["type"] == "http.response.body" and not message.get("more_body", False):
+            self.incoming.put_nowait({"type": "http.disconnect"})  # as a server does
 
     @property
     def status(self) -> int:

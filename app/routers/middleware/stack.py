@@ -5,10 +5,10 @@ way. Who stands outside sees the work of all who stand inside, and not the rever
 of what the service does. Ours is one list in `app/main.py`, read from the top; `GET /middleware/stack`
 prints it from the running app.
 
-1. **Stalled sockets** must be outermost, to find the server's own `send`. **Request id, access log,
-   timing** come first, for they must see every answer, also the refusals below.
-2. **Security headers** go on every answer: `nosniff`, a content policy for documents, and HSTS over
-   https.
+1. **Stalled sockets, lingering close** work on the connection itself, so they are nearest to the
+   server.
+2. **Request id, access log, timing, security headers** come before all that may refuse, for they must
+   see every answer. Documents get a content policy, all answers `nosniff`, and HSTS over https.
 3. **Problems** restates what libraries refuse in plain text, so it stands above those libraries.
 4. **CORS** stands above all that can fail. An error without its headers reaches a browser page as "CORS
    error".
@@ -74,10 +74,10 @@ class Stack(BaseModel):
 @router.get("")
 async def stack(request: Request) -> Stack:
     """The layers a request passes before it reaches a route, as the running app has them."""
-    classes = [layer.kwargs.get("middleware", layer.cls) for layer in request.app.user_middleware]
+    layers = [layer.kwargs.get("inner", layer) for layer in request.app.user_middleware]
     return Stack(
         outermost_first=[
             Layer(name=cls.__name__, summary=(cls.__doc__ or "").strip().partition("\n")[0])
-            for cls in classes
+            for cls, _, _ in layers
         ]
     )
