@@ -7,7 +7,7 @@ end keeps the server alive for ever. The signal is the only earlier notice there
 import asyncio
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
@@ -19,25 +19,26 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 def stopping_on_signals() -> Iterator[asyncio.Event]:
     """An event that is set at SIGTERM or SIGINT; the server's own handler runs as before.
 
-    Outside the main thread (TestClient) signals cannot be handled: the event is then set on leaving only.
+    A signal that nobody handles keeps its default action, which ends the process. Outside the main thread
+    (TestClient) signals cannot be handled: the event is then set on leaving only.
     """
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
-    previous: dict[signal.Signals, Any] = {}
+    handled: dict[int, Callable[[int, FrameType | None], Any]] = {}
 
     def stop(number: int, frame: FrameType | None) -> None:
         loop.call_soon_threadsafe(stopping.set)
-        handler = previous[signal.Signals(number)]
-        if callable(handler):
-            handler(number, frame)
+        handled[number](number, frame)
 
     if threading.current_thread() is threading.main_thread():
-        previous = {number: signal.getsignal(number) for number in SIGNALS}
         for number in SIGNALS:
-            signal.signal(number, stop)
+            handler = signal.getsignal(number)
+            if callable(handler):
+                handled[number] = handler
+                signal.signal(number, stop)
     try:
         yield stopping
     finally:
         stopping.set()
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+        for caught, handler in handled.items():
+            signal.signal(caught, handler)
