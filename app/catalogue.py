@@ -9,14 +9,10 @@ from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 from fastapi import APIRouter
-from fastapi.routing import iter_route_contexts
 from pydantic import BaseModel
-from starlette.routing import Route, WebSocketRoute
 
-from app.commands import curl_command, socket_command
 from app.routers.application import errors, lifespan, settings
 from app.routers.background import after_response, tasks
 from app.routers.dependencies import chains
@@ -24,8 +20,8 @@ from app.routers.files import downloads, static, uploads
 from app.routers.graphql import schema
 from app.routers.middleware import stack, timing
 from app.routers.responses import headers, html, json
-from app.routers.validation import models
 from app.routers.streaming import lines, sse
+from app.routers.validation import models
 from app.routers.websockets import echo
 
 ROOT = Path(__file__).parent.parent
@@ -122,14 +118,6 @@ class PageText(BaseModel):
         return [test for test in self.tests if test.name not in shown]
 
 
-class PageRoute(BaseModel):
-    method: str
-    path: str
-    name: str
-    summary: str
-    command: str
-
-
 def read_page(page: Page) -> PageText:
     """Reads the router module and its test module; where tests are not installed, there are none."""
     source_path = Path("app", "routers", f"{page.path}.py")
@@ -179,27 +167,6 @@ def read_tests(path: Path) -> list[Test]:
 
 def name_of_test(claim: str) -> str:
     return "test_" + re.sub(r"[^a-z0-9]+", "_", claim.lower().replace("'", "")).strip("_")
-
-
-def routes_of(page: Page, document: dict[str, Any], base_url: str) -> list[PageRoute]:
-    """The routes of a page, sockets too; `document` is the OpenAPI document their commands are made from.
-
-    A route that is kept out of the document is another spelling of one that is in it: it is not listed.
-    """
-    routes = []
-    for route in iter_route_contexts(page.router.routes):
-        path, name = route.path or "", route.name or ""
-        summary = " ".join((route.endpoint.__doc__ or "").split("\n\n")[0].split()) if route.endpoint else ""
-        if isinstance(route.original_route, WebSocketRoute):
-            command = socket_command(path, base_url)
-            routes.append(PageRoute(method="WS", path=path, name=name, summary=summary, command=command))
-        elif isinstance(route.original_route, Route) and route.include_in_schema:
-            for method in sorted((route.methods or {"GET"}) - {"HEAD"}):
-                command = curl_command(method, path, document, base_url)
-                routes.append(
-                    PageRoute(method=method, path=path, name=name, summary=summary, command=command)
-                )
-    return routes
 
 
 def describe_group(name: str) -> tuple[str, str]:

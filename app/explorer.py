@@ -7,7 +7,7 @@ work that would hold up the event loop.
 from functools import cache
 
 from fastapi import APIRouter, FastAPI, Request
-from fastapi.responses import HTMLResponse
+from fastapi.responses import HTMLResponse, StreamingResponse
 from fastapi.templating import Jinja2Templates
 from markdown_it import MarkdownIt
 from pydantic import BaseModel
@@ -17,10 +17,13 @@ from pygments.lexers import get_lexer_by_name
 from pygments.util import ClassNotFound
 
 from app import api_docs
-from app.catalogue import GROUPS, PAGES, ROOT, PageRoute, PageText, describe_group, read_page, routes_of
+from app.catalogue import GROUPS, PAGES, ROOT, PageText, describe_group, read_page
+from app.commands import PageRoute, routes_of
 from app.errors import NotFound
 from app.routers.files.static import STATIC, SiteFiles
 from app.settings import Settings
+
+SLICE = 32 * 1024
 
 
 class CataloguePage(PageText):
@@ -58,24 +61,32 @@ def explorer_router(templates: Jinja2Templates) -> APIRouter:
     text_of = cache(read_page)
     pages = {page.path: page for page in PAGES}
 
-    @router.get("/", response_class=HTMLResponse, include_in_schema=False)
-    def index(request: Request) -> HTMLResponse:
-        """All pages, by group."""
-        return templates.TemplateResponse(request, "index.html", dict(catalogue(request)))
-
-    @router.get("/catalogue")
-    def catalogue(request: Request) -> Catalogue:
-        """All that the explorer shows: texts, routes with their commands, code, claims and tests."""
+    def describe_all(request: Request) -> Catalogue:
         document, base_url = request.app.openapi(), base_url_of(request)
         groups = []
         for name, group in GROUPS.items():
             described = [
-                CataloguePage(**dict(text_of(page)), routes=routes_of(page, document, base_url))
+                CataloguePage(**dict(text_of(page)), routes=routes_of(page.router, document, base_url))
                 for page in group
             ]
             title, description = describe_group(name)
             groups.append(CatalogueGroup(name=name, title=title, description=description, pages=described))
         return Catalogue(groups=groups)
+
+    @router.get("/", response_class=HTMLResponse, include_in_schema=False)
+    def index(request: Request) -> HTMLResponse:
+        """All pages, by group."""
+        return templates.TemplateResponse(request, "index.html", dict(describe_all(request)))
+
+    @router.get("/catalogue", response_model=Catalogue)
+    def catalogue(request: Request) -> StreamingResponse:
+        """All that the explorer shows: texts, routes with their commands, code, claims and tests.
+
+        Sent in slices: the gzip middleware works on the event loop, which is free between two of them.
+        """
+        body = describe_all(request).model_dump_json().encode()
+        slices = (body[start : start + SLICE] for start in range(0, len(body), SLICE))
+        return StreamingResponse(slices, media_type="application/json")
 
     @router.get("/pages/{group}/{name}", response_class=HTMLResponse, include_in_schema=False)
     def show_page(request: Request, group: str, name: str) -> HTMLResponse:
@@ -88,7 +99,7 @@ def explorer_router(templates: Jinja2Templates) -> APIRouter:
             "group": group,
             "group_title": describe_group(group)[0],
             "page": text_of(page),
-            "routes": routes_of(page, request.app.openapi(), base_url_of(request)),
+            "routes": routes_of(page.router, request.app.openapi(), base_url_of(request)),
             "groups": {
                 describe_group(name)[0]: [text_of(page) for page in pages] for name, pages in GROUPS.items()
             },

@@ -1,0 +1,4 @@
+"""The application
+
+The service as a whole: how it starts and stops, fails, and is configured.
+"""

@@ -1,0 +1,4 @@
+"""Responses
+
+What leaves the service: JSON, HTML, headers, cookies, redirects.
+"""

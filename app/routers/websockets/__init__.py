@@ -1,0 +1,4 @@
+"""WebSockets
+
+Connections that stay open: one peer, many peers, and what happens when one of them misbehaves.
+"""
