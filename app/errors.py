@@ -166,7 +166,7 @@ async def _app_error(connection: HTTPConnection, exc: Exception) -> Response:
 
 async def _http_exception(connection: HTTPConnection, exc: Exception) -> Response:
     assert isinstance(exc, HTTPException)
-    # FastAPI makes a 400 of all that fails while it reads a form, and so of its temporary file on a full disk.
+    # FastAPI makes a 400 of all that fails while it reads a form, also when its temporary file does.
     if isinstance(exc.__cause__, OSError):
         if exc.__cause__.errno in DISK_FULL:
             return await _app_error(connection, InsufficientStorage())
