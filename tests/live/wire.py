@@ -1,0 +1,44 @@
+"""The service, with a few routes more that only a real server can be asked."""
+
+import logging
+from collections.abc import AsyncIterator
+
+import anyio
+from fastapi import FastAPI, Request
+from fastapi.responses import StreamingResponse
+
+from app.main import create_app
+
+logger = logging.getLogger("tests.wire")
+
+
+async def poll(request: Request) -> None:
+    """Works in small steps and looks after each whether anybody still waits for the result."""
+    logger.info("poll started")
+    while not await request.is_disconnected():
+        with anyio.move_on_after(0.02):
+            await anyio.Event().wait()
+    logger.info("poll saw the client leave")
+
+
+async def read(request: Request) -> int:
+    return len(await request.body())
+
+
+async def endless() -> StreamingResponse:
+    async def lines() -> AsyncIterator[str]:
+        try:
+            yield "first\n"
+            await anyio.Event().wait()
+        finally:
+            logger.info("stream ended")
+
+    return StreamingResponse(lines())
+
+
+def create_wire() -> FastAPI:
+    app = create_app()
+    app.add_api_route("/wire/poll", poll)
+    app.add_api_route("/wire/read", read, methods=["POST"])
+    app.add_api_route("/wire/endless", endless)
+    return app
