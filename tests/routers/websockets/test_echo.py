@@ -296,10 +296,12 @@ async def test_at_shutdown_every_socket_is_closed_with_1012_after_what_was_waiti
             talker.send(str(number))
             await talker.text()
         ours.stop()
+        for peer in (talker, echo):
+            assert await peer.close_code() == 1012
         waiting.reading.set()
         assert [await waiting.text() for _ in range(3)] == ["User said: 0", "User said: 1", "User said: 2"]
+        assert await waiting.close_code() == 1012
         for peer in (waiting, talker, echo):
-            assert await peer.close_code() == 1012
             assert await peer.ended() is None
         assert await (await ours.join("/ws")).close_code() == 1012
 

@@ -1,0 +1,162 @@
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.middleware import stalled_sockets
+from app.middleware.stalled_sockets import StalledSocketMiddleware
+from tests.sockets import LIMIT
+
+pytestmark = pytest.mark.anyio
+
+CLOSE: Message = {"type": "websocket.close", "code": 1000}
+TEXT: Message = {"type": "websocket.send", "text": "hello"}
+
+
+@pytest.fixture(autouse=True)
+def short_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stalled_sockets, "LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(stalled_sockets, "STOPPING_SECONDS", 0.1)
+
+
+class Transport:
+    """The part of a server's transport that is looked at; `sizes` makes the next number of unsent bytes."""
+
+    def __init__(self, sizes: Callable[[int], int]) -> None:
+        self.sizes = sizes
+        self.unsent = 1_000_000
+        self.looks = 0
+        self.looked_often = asyncio.Event()
+        self.aborted = asyncio.Event()
+
+    def get_write_buffer_size(self) -> int:
+        self.unsent = self.sizes(self.unsent)
+        self.looks += 1
+        if self.looks == 25:
+            self.looked_often.set()
+        return self.unsent
+
+    def is_closing(self) -> bool:
+        return False
+
+    def abort(self) -> None:
+        self.aborted.set()
+
+
+class Server:
+    """Keeps the transport where uvicorn does: beside the method that is the app's `send`."""
+
+    def __init__(self, sizes: Callable[[int], int]) -> None:
+        self.transport = Transport(sizes)
+        self.sent: list[Message] = []
+
+    async def send(self, message: Message) -> None:
+        self.sent.append(message)
+
+    async def receive(self) -> Message:
+        return {"type": "websocket.disconnect", "code": 1005}
+
+    async def run(self, app: ASGIApp, seconds: float, stopping: bool = False) -> None:
+        event = asyncio.Event()
+        if stopping:
+            event.set()
+        scope: dict[str, Any] = {"type": "websocket", "state": {"stopping": event}}
+        async with asyncio.timeout(LIMIT):
+            await StalledSocketMiddleware(app, seconds)(scope, self.receive, self.send)
+
+
+def constant(unsent: int) -> int:
+    return unsent
+
+
+def fewer(unsent: int) -> int:
+    return unsent - 1
+
+
+def growing_between(unsent: int) -> int:
+    return unsent - 2 if unsent % 2 else unsent + 1
+
+
+def none(unsent: int) -> int:
+    return 0
+
+
+async def test_a_peer_that_takes_nothing_is_aborted_while_the_app_waits() -> None:
+    server = Server(constant)
+
+    async def waits(scope: Scope, receive: Receive, send: Send) -> None:
+        await server.transport.aborted.wait()
+
+    await server.run(waits, seconds=0.1)
+
+
+@pytest.mark.parametrize("sizes", [none, fewer, growing_between])
+async def test_a_peer_that_takes_a_little_at_a_time_is_left_alone(sizes: Callable[[int], int]) -> None:
+    server = Server(sizes)
+
+    async def waits(scope: Scope, receive: Receive, send: Send) -> None:
+        await server.transport.looked_often.wait()
+        assert not server.transport.aborted.is_set()
+
+    await server.run(waits, seconds=0.1)
+
+
+async def test_after_the_close_taking_a_little_at_a_time_is_not_enough() -> None:
+    server = Server(fewer)
+
+    async def closes(scope: Scope, receive: Receive, send: Send) -> None:
+        await send(CLOSE)
+        await server.transport.aborted.wait()
+
+    await server.run(closes, seconds=0.1)
+
+
+async def test_what_the_app_leaves_behind_is_aborted_too() -> None:
+    server = Server(fewer)
+
+    async def returns(scope: Scope, receive: Receive, send: Send) -> None:
+        pass
+
+    await server.run(returns, seconds=0.1)
+    async with asyncio.timeout(LIMIT):
+        await server.transport.aborted.wait()
+
+
+async def test_when_the_service_stops_nobody_has_long() -> None:
+    server = Server(fewer)
+
+    async def waits(scope: Scope, receive: Receive, send: Send) -> None:
+        await server.transport.aborted.wait()
+
+    await server.run(waits, seconds=3_600, stopping=True)
+
+
+async def test_after_the_close_nothing_is_passed_on() -> None:
+    server = Server(none)
+
+    async def goes_on(scope: Scope, receive: Receive, send: Send) -> None:
+        await send(CLOSE)
+        await send(CLOSE)
+        with pytest.raises(ConnectionResetError):
+            await send(TEXT)
+
+    await server.run(goes_on, seconds=1)
+    assert server.sent == [CLOSE]
+
+
+async def test_on_a_server_that_hides_its_transport_it_does_nothing() -> None:
+    sent: list[Message] = []
+
+    async def receive() -> Message:
+        return {"type": "websocket.connect"}
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    async def closes(scope: Scope, receive: Receive, send: Send) -> None:
+        await send(CLOSE)
+
+    await StalledSocketMiddleware(closes, 1)({"type": "websocket"}, receive, send)
+    assert sent == [CLOSE]
