@@ -1,0 +1,150 @@
+"""The corners of the error shape that no page shows."""
+
+import asyncio
+from collections.abc import Iterator
+
+import fastapi
+import pytest
+from fastapi import FastAPI, WebSocket
+from fastapi.responses import PlainTextResponse, Response
+from fastapi.testclient import TestClient
+from starlette.exceptions import HTTPException
+from starlette.testclient import WebSocketDenialResponse
+from starlette.websockets import WebSocketDisconnect
+
+from app.errors import AppError, Conflict, add_exception_handlers
+from app.main import create_app
+from app.settings import Settings
+
+
+@pytest.fixture
+def client(settings: Settings) -> Iterator[TestClient]:
+    app = create_app(settings)
+
+    @app.get("/probe/status/{status}")
+    async def fails(status: int) -> None:
+        headers = {"Location": "/health"} if status in (303, 307) else None
+        raise HTTPException(status, headers=headers)
+
+    @app.get("/probe/object")
+    async def has_an_object_for_a_detail() -> None:
+        raise fastapi.HTTPException(400, {"password": "hunter2"})
+
+    @app.get("/probe/dependency")
+    async def fails_with_headers() -> None:
+        raise Conflict("Taken.", {"Retry-After": "3"})
+
+    @app.get("/probe/deep")
+    async def fails_in_groups_of_groups() -> None:
+        async def inner() -> None:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(fails_with_headers())
+
+        async with asyncio.TaskGroup() as group:
+            group.create_task(inner())
+
+    @app.websocket("/probe/{moment}/{status}")
+    async def socket(websocket: WebSocket, moment: str, status: int) -> None:
+        if moment == "after":
+            await websocket.accept()
+        raise HTTPException(status, "reason")
+
+    with TestClient(app, follow_redirects=False) as client:
+        yield client
+
+
+@pytest.mark.parametrize("status", [204, 304, 303, 307])
+def test_an_exception_that_is_no_error_has_no_body(client: TestClient, status: int) -> None:
+    answer = client.get(f"/probe/status/{status}")
+    assert (answer.status_code, answer.content) == (status, b"")
+    assert answer.headers.get("location") == ("/health" if status in (303, 307) else None)
+
+
+@pytest.mark.parametrize("status", [402, 451, 499, 507, 599])
+def test_every_status_has_a_problem_known_or_not(client: TestClient, status: int) -> None:
+    answer = client.get(f"/probe/status/{status}")
+    assert answer.status_code == answer.json()["status"] == status
+    assert answer.json()["title"]
+
+
+def test_a_detail_that_is_no_text_is_not_shown(client: TestClient) -> None:
+    assert client.get("/probe/object").json()["detail"] == "Bad Request"
+
+
+@pytest.mark.parametrize("path", ["/probe/dependency", "/probe/deep"])
+def test_an_error_keeps_its_headers(client: TestClient, path: str) -> None:
+    answer = client.get(path)
+    assert (answer.status_code, answer.json()["detail"], answer.headers["retry-after"]) == (
+        409,
+        "Taken.",
+        "3",
+    )
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [("/nope", 404), ("/errors/crash", 500), ("/unicorns/x", 418), ("/probe/status/503", 503)],
+)
+def test_the_head_of_an_error_is_that_of_its_get(client: TestClient, path: str, status: int) -> None:
+    get, head = client.get(path), client.head(path)
+    assert get.status_code == head.status_code == status
+    assert head.headers["content-type"] == "application/problem+json"
+
+
+def test_a_long_path_is_cut_between_its_characters(client: TestClient) -> None:
+    instance = client.get("/" + "é" * 900).json()["instance"]
+    assert instance == "/" + "%C3%A9" * 199
+
+
+@pytest.mark.parametrize("status", [303, 403, 404, 503])
+def test_an_http_exception_before_accept_is_the_answer_to_the_handshake(
+    client: TestClient, status: int
+) -> None:
+    with (
+        pytest.raises(WebSocketDenialResponse) as refused,
+        client.websocket_connect(f"/probe/before/{status}"),
+    ):
+        pass
+    assert refused.value.status_code == status
+
+
+@pytest.mark.parametrize(("status", "code"), [(303, 1008), (403, 1008), (503, 1011)])
+def test_an_http_exception_after_accept_closes_the_socket(client: TestClient, status: int, code: int) -> None:
+    with (
+        client.websocket_connect(f"/probe/after/{status}") as socket,
+        pytest.raises(WebSocketDisconnect) as closed,
+    ):
+        socket.receive_text()
+    assert closed.value.code == code
+
+
+def test_a_subclass_without_a_handler_of_its_own_is_answered(settings: Settings) -> None:
+    class Teapot(AppError):
+        status = 418
+
+    class SmallTeapot(Teapot):
+        detail = "Short and stout."
+
+    app = FastAPI()
+    add_exception_handlers(app)
+
+    @app.get("/")
+    async def fails() -> Response:
+        raise SmallTeapot
+
+    assert TestClient(app).get("/").json()["detail"] == "Short and stout."
+
+
+def test_trap_an_error_raised_in_a_group_finds_no_handler() -> None:
+    app = FastAPI()
+
+    @app.exception_handler(Conflict)
+    async def handler(request: object, exc: Conflict) -> Response:
+        return PlainTextResponse("handled", 409)
+
+    @app.get("/")
+    async def fails() -> None:
+        raise ExceptionGroup("tasks", [Conflict()])
+
+    with pytest.raises(ExceptionGroup):
+        TestClient(app).get("/")
