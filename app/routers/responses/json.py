@@ -50,7 +50,8 @@ class OrjsonResponse(JSONResponse):
 
     def render(self, content: Any) -> bytes:
         try:
-            return orjson.dumps(content, option=orjson.OPT_NON_STR_KEYS)
+            # UTC as Z, which is how Pydantic writes it.
+            return orjson.dumps(content, option=orjson.OPT_NON_STR_KEYS | orjson.OPT_UTC_Z)
         except orjson.JSONEncodeError:
             return to_json(content, inf_nan_mode="null")
 

@@ -1,6 +1,7 @@
 import json
 import math
 import warnings
+from datetime import UTC, date, datetime
 from typing import Any
 
 import pytest
@@ -49,15 +50,17 @@ def test_the_own_response_class_writes_the_same_odd_values_without_a_model(clien
     }
 
 
-@pytest.mark.parametrize(
-    "value",
-    [{1: "a"}, {1.5: "a"}, {None: 1}, 2**63, 2**64, -(2**70), math.inf, -math.inf, "é\u2028", {1}, b"x"],
-)
+NOW = datetime(2026, 1, 31, 12, 30, 15, 250_000, tzinfo=UTC)
+ODD: list[Any] = [{1: "a"}, {1.5: "a"}, 2**63, 2**64, math.inf, "é\u2028", {1}, b"x", NOW, date(2026, 1, 31)]
+
+
+@pytest.mark.parametrize("value", ODD)
 def test_the_own_response_class_takes_every_odd_value(value: Any) -> None:
-    found = json.loads(bytes(OrjsonResponse(value).body))
-    assert found == json.loads(bytes(OrjsonResponse([value]).body))[0]
+    body = bytes(OrjsonResponse(value).body)
+    # A 70-bit number beside it goes another way, to the same text.
+    assert OrjsonResponse([value, 2**70]).body == b"[%b,%d]" % (body, 2**70)
     if isinstance(value, int | str):
-        assert found == value
+        assert json.loads(body) == value
 
 
 def test_a_value_that_does_not_fit_its_return_type_is_a_500_that_tells_nothing(settings: Settings) -> None:
