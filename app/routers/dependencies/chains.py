@@ -168,19 +168,19 @@ async def model(wanted: Annotated[Filter, Query()]) -> Filter:
     return wanted
 
 
-class AtMost:
-    """A dependency with an argument: refuses windows wider than `rows`."""
+class Within:
+    """A dependency with an argument: refuses windows that end beyond the first `rows`."""
 
     def __init__(self, rows: int) -> None:
         self.rows = rows
 
     async def __call__(self, window: WindowDep) -> Window:
-        if window.limit > self.rows:
-            raise Forbidden(f"At most {self.rows} rows here.")
+        if window.skip + window.limit > self.rows:
+            raise Forbidden(f"Only the first {self.rows} rows are open to everybody.")
         return window
 
 
-@router.get("/dependencies/narrow")
-async def narrow(window: Annotated[Window, Depends(AtMost(10))]) -> Window:
-    """Like `/items/`, for at most ten rows."""
+@router.get("/dependencies/preview")
+async def preview(window: Annotated[Window, Depends(Within(200))]) -> Window:
+    """Like `/items/`, for the first 200 rows."""
     return window

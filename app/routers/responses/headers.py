@@ -127,14 +127,18 @@ async def end_visit(response: Response) -> None:
 
 
 @router.post("/responses/greeting", response_class=RedirectResponse, status_code=303)
-async def greet(name: Annotated[str, Form(min_length=1, max_length=MAX_NAME_LENGTH)]) -> RedirectResponse:
+async def greet(
+    name: Annotated[str, Form(min_length=1, max_length=MAX_NAME_LENGTH, examples=["Ada"])],
+) -> RedirectResponse:
     """Takes a form and sends the browser on to a page that it may reload."""
     # Relative to the path of this request, so it holds behind any prefix and trusts no Host header.
     return RedirectResponse(f"?{urlencode({'name': name})}", status_code=303)
 
 
 @router.get("/responses/greeting")
-async def greeting(name: Annotated[str, Query(min_length=1, max_length=MAX_NAME_LENGTH)]) -> Message:
+async def greeting(
+    name: Annotated[str, Query(min_length=1, max_length=MAX_NAME_LENGTH, examples=["Ada"])],
+) -> Message:
     """Where the form ends."""
     return Message(message=f"Hello {name}")
 

@@ -20,7 +20,7 @@ validator sees the raw input: a `TypeError` in it is a 500.
 
 ## What is proven
 
-- A user is stored, with each word of the name in title case, and gets an address of its own.
+- A user is stored, with each word of the name in title case, and can be read at its location.
 - Names keep their inner capitals, their apostrophes and their accents.
 - A name needs a space and has no control characters.
 - An address is one bare address in lower case.

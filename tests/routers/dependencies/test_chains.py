@@ -13,7 +13,6 @@ from fastapi.testclient import TestClient
 
 from app.routers.dependencies.chains import MAX_LIMIT, MAX_SEARCH_LENGTH, MAX_SKIP, Window
 
-
 OUT_OF_BOUNDS: list[dict[str, str | int]] = [
     {"limit": 0},
     {"limit": -1},
@@ -31,7 +30,7 @@ OUT_OF_BOUNDS: list[dict[str, str | int]] = [
 @pytest.mark.parametrize("path", ["/items/", "/items"])
 def test_the_window_has_its_defaults_and_refuses_values_out_of_bounds(client: TestClient, path: str) -> None:
     assert client.get(path).json() == {"q": None, "skip": 0, "limit": 100}
-    edge = {"q": "x" * MAX_SEARCH_LENGTH, "skip": MAX_SKIP, "limit": 1}
+    edge: dict[str, str | int] = {"q": "x" * MAX_SEARCH_LENGTH, "skip": MAX_SKIP, "limit": 1}
     assert client.get(path, params=edge).json() == edge
     for query in OUT_OF_BOUNDS:
         refused = client.get(path, params=query)
@@ -101,10 +100,10 @@ def test_a_parameter_model_refuses_parameters_it_does_not_know(client: TestClien
 
 
 def test_an_object_with_an_async_call_is_a_dependency_with_arguments(client: TestClient) -> None:
-    assert client.get("/dependencies/narrow?limit=10").json()["limit"] == 10
-    refused = client.get("/dependencies/narrow?limit=11")
+    assert client.get("/dependencies/preview?skip=100").json()["skip"] == 100
+    refused = client.get("/dependencies/preview?skip=101")
     assert refused.status_code == 403
-    assert refused.json()["detail"] == "At most 10 rows here."
+    assert refused.json()["detail"] == "Only the first 200 rows are open to everybody."
 
 
 class CommonQueryParams:
