@@ -114,8 +114,9 @@ def sample(schema: JSON, document: JSON) -> Any:
             return True
         case {"format": str(form)} if form in FORMATS:
             return FORMATS[form]
-    guessable = schema.get("in") != "path" and "pattern" not in schema
-    return "text" if guessable else (schema.get("name") or "text").upper()
+    name = schema.get("name") or "text"
+    guessable = schema.get("in") != "path" and "pattern" not in schema and not name.endswith("_id")
+    return "text" if guessable else name.upper()
 
 
 def _body(operation: JSON, document: JSON) -> Iterator[str]:

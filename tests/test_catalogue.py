@@ -284,6 +284,7 @@ def test_a_command_quotes_what_a_shell_would_read() -> None:
         ({"schema": {"type": "number", "minimum": 2}}, 2),
         ({"schema": {"type": "number"}, "example": 9}, 9),
         ({}, "text"),
+        ({"name": "file_id", "type": "string"}, "FILE_ID"),
     ],
 )
 def test_a_sample_is_the_plainest_value_the_schema_accepts(schema: dict[str, object], value: object) -> None:
