@@ -8,6 +8,7 @@ import re
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
+from textwrap import dedent
 from types import ModuleType
 
 from fastapi import APIRouter
@@ -145,13 +146,15 @@ def read_page(page: Page) -> PageText:
 
 
 def read_tests(path: Path) -> list[Test]:
-    """The test functions of a module, decorators included, in the order of the file."""
+    """The tests of a module and of its classes, decorators included, in the order of the file."""
     if not path.exists():
         return []
     source = path.read_text()
     lines = source.splitlines()
     tests = []
-    for node in ast.parse(source).body:
+    body = ast.parse(source).body
+    nodes = [inner for node in body for inner in (node.body if isinstance(node, ast.ClassDef) else [node])]
+    for node in nodes:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name.startswith("test_"):
             first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
             words = node.name.removeprefix("test_").removeprefix("trap_").replace("_", " ")
@@ -159,7 +162,7 @@ def read_tests(path: Path) -> list[Test]:
                 Test(
                     name=node.name,
                     sentence=words[:1].upper() + words[1:],
-                    source="\n".join(lines[first - 1 : node.end_lineno]),
+                    source=dedent("\n".join(lines[first - 1 : node.end_lineno])),
                 )
             )
     return tests

@@ -143,6 +143,12 @@ def test_a_test_is_shown_with_its_decorators_and_as_a_sentence(tmp_path: Path) -
     assert test.source == '@mark(\n  "a"\n)\nasync def test_trap_it_fails():\n    assert 1'
 
 
+def test_the_tests_of_a_class_are_shown_like_the_others(tmp_path: Path) -> None:
+    module = tmp_path / "test_x.py"
+    module.write_text("class TestX:\n    def test_it(self):\n        assert 1\n")
+    assert [test.source for test in read_tests(module)] == ["def test_it(self):\n    assert 1"]
+
+
 def test_where_tests_are_not_installed_there_are_none(tmp_path: Path) -> None:
     assert read_tests(tmp_path / "test_x.py") == []
 
