@@ -53,19 +53,25 @@ def test_markup_in_an_item_stays_text(client: TestClient) -> None:
     assert "Item: &lt;i&gt;" in answer.text
 
 
-@pytest.mark.parametrize(
-    "item_id", ["nope", "<script>alert(1)</script>", "1 ", "%", "é", "' OR 1=1 --", "x" * 64]
-)
-def test_an_item_that_does_not_exist_is_a_404_problem(client: TestClient, item_id: str) -> None:
-    answer = client.get(f"/items/{item_id.replace('%', '%25').replace('/', '%2F')}")
-    assert answer.status_code == 404
-    assert answer.headers["content-type"] == "application/problem+json"
-    assert "<script" not in answer.text
+def test_an_item_that_does_not_exist_is_a_404_problem(client: TestClient) -> None:
+    for item_id in (
+        "nope",
+        "%3Cscript%3Ealert(1)%3C%2Fscript%3E",
+        "1%20",
+        "%25",
+        "é",
+        "' OR 1=1 --",
+        "x" * 64,
+    ):
+        answer = client.get(f"/items/{item_id}")
+        assert answer.status_code == 404
+        assert answer.headers["content-type"] == "application/problem+json"
+        assert "<script" not in answer.text
 
 
-@pytest.mark.parametrize("item_id", ["%00", "a%0Ab", "%1B", "x" * 65])
-def test_an_id_that_no_database_should_see_is_refused(client: TestClient, item_id: str) -> None:
-    assert client.get(f"/items/{item_id}").status_code == 422
+def test_an_id_that_no_database_should_see_is_refused(client: TestClient) -> None:
+    for item_id in ("%00", "a%0Ab", "%1B", "x" * 65):
+        assert client.get(f"/items/{item_id}").status_code == 422
 
 
 def test_the_page_has_no_script_and_no_style_of_its_own_and_its_policy_forbids_both(
