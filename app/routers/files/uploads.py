@@ -6,7 +6,8 @@ server makes, and answers 201 with `Location: /files/{id}`. Text, PDF, PNG, JPEG
 FastAPI has spooled the whole form to a temporary file before the endpoint begins.
 
 The limits stand in the order in which they bite. `max_body_size` on the router ends the request with 413
-while it arrives, with and without `Content-Length`. `form_limits` admits one file and no text field, so
+while it arrives, with and without `Content-Length`; `app/middleware/lingering_close.py` lets a client that
+is still sending read that answer. `form_limits` admits one file and no text field, so
 that nothing nobody asked for is kept in memory. The endpoint looks at the size of the file, then at its
 content (`app/storage/content.py`), and only then stores it (`app/storage/disk.py`), all in threads.
 

@@ -10,12 +10,26 @@ from fastapi.middleware.gzip import GZipMiddleware
 from fastapi.responses import FileResponse
 from fastapi.testclient import TestClient
 
+from app.main import create_app
 from app.routers.files import downloads
 from app.settings import Settings
 from tests.samples import FILES
 
 TEXT = b"0123456789" * 500
 ETAG = f'"{hashlib.sha256(TEXT).hexdigest()}"'
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    folder = tmp_path_factory.mktemp("downloads")
+    return Settings(data_dir=folder / "data", uploads_dir=folder / "uploads")
+
+
+@pytest.fixture(scope="module")
+def client(settings: Settings) -> Iterator[TestClient]:
+    """One service for all: its files have ids of their own."""
+    with TestClient(create_app(settings)) as client:
+        yield client
 
 
 @pytest.fixture

@@ -26,23 +26,22 @@ def stored(settings: Settings) -> list[Path]:
     return [path for path in settings.uploads_dir.iterdir() if path.name != ".lock"]
 
 
-@pytest.mark.parametrize("name", FILES)
 def test_an_upload_answers_201_with_the_place_the_size_and_the_sha_256_of_the_file(
-    client: TestClient, settings: Settings, name: str
+    client: TestClient, settings: Settings
 ) -> None:
-    content, content_type = FILES[name]
-    answer = client.post("/upload/", files={"file": (name, content, "application/x-lie")})
-    body = answer.json()
-    assert answer.status_code == 201
-    assert body == {
-        "id": body["id"],
-        "filename": name,
-        "size": len(content),
-        "content_type": content_type,
-        "sha256": hashlib.sha256(content).hexdigest(),
-    }
-    assert answer.headers["location"] == f"/files/{body['id']}"
-    assert (settings.uploads_dir / body["id"]).read_bytes() == content
+    for name, (content, content_type) in FILES.items():
+        answer = client.post("/upload/", files={"file": (name, content, "application/x-lie")})
+        body = answer.json()
+        assert answer.status_code == 201
+        assert body == {
+            "id": body["id"],
+            "filename": name,
+            "size": len(content),
+            "content_type": content_type,
+            "sha256": hashlib.sha256(content).hexdigest(),
+        }
+        assert answer.headers["location"] == f"/files/{body['id']}"
+        assert (settings.uploads_dir / body["id"]).read_bytes() == content
 
 
 def test_the_path_with_and_without_a_slash_is_the_same(client: TestClient) -> None:
@@ -50,32 +49,30 @@ def test_the_path_with_and_without_a_slash_is_the_same(client: TestClient) -> No
         assert client.post(path, files={"file": ("a.txt", TEXT)}).status_code == 201
 
 
-@pytest.mark.parametrize(
-    ("name", "shown"),
-    [
-        ("../../app/main.txt", "main.txt"),
-        ("/etc/passwd.txt", "passwd.txt"),
-        (r"..\..\boot.txt", "boot.txt"),
-        ("a\0b\r\nSet-Cookie: x.txt", "ab Set-Cookie: x.txt"),
-        ("\u202efdp.exe.txt", "fdp.exe.txt"),
-        ("u\u0308ber.txt", "über.txt"),
-        ("日本\u3000語.txt", "日本 語.txt"),
-        ("\ud800half.txt", "half.txt"),
-        ("x" * 300 + ".txt", "x" * 251 + ".txt"),
-        ("ü" * 200 + ".txt", "ü" * 125 + ".txt"),
-    ],
-)
+NAMES = {
+    "../../app/main.txt": "main.txt",
+    "/etc/passwd.txt": "passwd.txt",
+    r"..\..\boot.txt": "boot.txt",
+    "a\0b\r\nSet-Cookie: x.txt": "ab Set-Cookie: x.txt",
+    "\u202efdp.exe.txt": "fdp.exe.txt",
+    "u\u0308ber.txt": "über.txt",
+    "日本\u3000語.txt": "日本 語.txt",
+    "x" * 300 + ".txt": "x" * 251 + ".txt",
+    "ü" * 200 + ".txt": "ü" * 125 + ".txt",
+}
+"""As sent, and as shown."""
+
+
 def test_the_name_is_cleaned_for_display_and_never_becomes_a_path(
-    client: TestClient, settings: Settings, tmp_path: Path, name: str, shown: str
+    client: TestClient, settings: Settings, tmp_path: Path
 ) -> None:
-    assert display_name(name) == shown
-    if "\ud800" in name:
-        return  # no client can send it in UTF-8; the hostile tests send it in another coding
     before = {path for path in tmp_path.rglob("*") if path.parent != settings.uploads_dir}
-    answer = client.post("/upload/", files={"file": (name, TEXT)})
-    assert answer.status_code == 201
-    assert [path.name for path in stored(settings)] == [answer.json()["id"]]
+    answers = [client.post("/upload/", files={"file": (name, TEXT)}).json() for name in NAMES]
+    assert {path.name for path in stored(settings)} == {answer["id"] for answer in answers}
     assert {path for path in tmp_path.rglob("*") if path.parent != settings.uploads_dir} == before
+    # The client of this test escapes what the wire may not carry; so the cleaning is asked directly.
+    assert {name: display_name(name) for name in NAMES} == NAMES
+    assert display_name("\ud800half.txt") == "half.txt"
 
 
 def test_two_files_of_one_name_are_two_files(client: TestClient, settings: Settings) -> None:
@@ -85,9 +82,10 @@ def test_two_files_of_one_name_are_two_files(client: TestClient, settings: Setti
     assert (settings.uploads_dir / second).read_bytes() == b"of Alan"
 
 
-@pytest.mark.parametrize(
-    ("name", "content"),
-    [
+def test_the_content_decides_and_must_agree_with_the_extension(
+    client: TestClient, settings: Settings
+) -> None:
+    for name, content in (
         ("page.png", HTML),
         ("page.pdf", HTML),
         ("figure.jpg", image("PNG")),
@@ -96,14 +94,10 @@ def test_two_files_of_one_name_are_two_files(client: TestClient, settings: Setti
         ("png", image("PNG")),
         ("empty.pdf", b""),
         ("cut.png", image("PNG")[:-1]),
-    ],
-)
-def test_the_content_decides_and_must_agree_with_the_extension(
-    client: TestClient, settings: Settings, name: str, content: bytes
-) -> None:
-    answer = client.post("/upload/", files={"file": (name, content, "image/png")})
-    assert answer.status_code == 415
-    assert answer.headers["content-type"] == "application/problem+json"
+    ):
+        answer = client.post("/upload/", files={"file": (name, content, "image/png")})
+        assert answer.status_code == 415
+        assert answer.headers["content-type"] == "application/problem+json"
     assert not stored(settings)
 
 
@@ -142,19 +136,15 @@ def test_a_body_over_the_limit_is_refused_while_it_arrives_declared_or_chunked(l
         assert b"connection: close" in answer.lower()
 
 
-@pytest.mark.parametrize(
-    "parts",
-    [
-        [("file", ("a.txt", TEXT)), ("file", ("b.txt", TEXT))],
-        [("file", ("a.txt", TEXT)), ("other", ("b.txt", TEXT))],
-        [("file", ("a.txt", TEXT)), ("note", (None, "hello"))],
+def test_more_than_one_file_or_a_text_field_is_refused(client: TestClient, settings: Settings) -> None:
+    file: Any = ("file", ("a.txt", TEXT))
+    for parts in (
+        [file, file],
+        [file, ("other", ("b.txt", TEXT))],
+        [file, ("note", (None, "hello"))],
         [("file", (None, "not a file"))],
-    ],
-)
-def test_more_than_one_file_or_a_text_field_is_refused(
-    client: TestClient, settings: Settings, parts: list[Any]
-) -> None:
-    assert client.post("/upload/", files=parts).status_code == 400
+    ):
+        assert client.post("/upload/", files=parts).status_code == 400
     assert not stored(settings)
 
 
