@@ -136,7 +136,7 @@ class Settings(BaseSettings):
     @classmethod
     def _origins_are_listed_one_by_one(cls, origins: list[str]) -> list[str]:
         for origin in origins:
-            if origin in ("*", "null") or "://" not in origin or origin.endswith("/"):
+            if "*" in origin or "://" not in origin or origin.endswith("/"):
                 raise ValueError("list each origin as scheme://host[:port]; '*' and 'null' admit every site")
         return origins
 

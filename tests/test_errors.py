@@ -10,11 +10,13 @@ from fastapi.responses import PlainTextResponse, Response
 from fastapi.testclient import TestClient
 from starlette.exceptions import HTTPException
 from starlette.testclient import WebSocketDenialResponse
+from starlette.types import Message
 from starlette.websockets import WebSocketDisconnect
 
 from app.errors import AppError, Conflict, add_exception_handlers
 from app.main import create_app
 from app.settings import Settings
+from tests.asgi import CONNECT, Call, socket_scope
 
 
 @pytest.fixture
@@ -116,6 +118,27 @@ def test_an_http_exception_after_accept_closes_the_socket(client: TestClient, st
     ):
         socket.receive_text()
     assert closed.value.code == code
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("who", ["we", "they"])
+async def test_nothing_is_sent_into_a_socket_that_is_closed(who: str) -> None:
+    app = FastAPI()
+    add_exception_handlers(app)
+
+    @app.websocket("/")
+    async def socket(websocket: WebSocket) -> None:
+        await websocket.accept()
+        if who == "we":
+            await websocket.close(4000)
+        else:
+            await websocket.receive()
+        raise Conflict
+
+    left: Message = {"type": "websocket.disconnect", "code": 1001}
+    sent = await Call(app, socket_scope(), CONNECT, left).run()
+    expected = ["websocket.accept", "websocket.close"] if who == "we" else ["websocket.accept"]
+    assert [message["type"] for message in sent] == expected
 
 
 def test_a_subclass_without_a_handler_of_its_own_is_answered(settings: Settings) -> None:

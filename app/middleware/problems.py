@@ -33,7 +33,7 @@ class ProblemMiddleware:
             kind = message["type"]
             if kind == "websocket.accept":
                 accepted = True
-            elif kind == "websocket.close" and not accepted and can_be_denied(scope):
+            elif kind == "websocket.close" and not (accepted or replaced) and can_be_denied(scope):
                 replaced = True
                 # The router has noted the endpoint of a path that it knows.
                 problem = refusal(HTTPConnection(scope), 403 if "endpoint" in scope else 404)

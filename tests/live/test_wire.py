@@ -180,8 +180,11 @@ def test_trap_a_print_stops_every_request_when_the_log_is_not_read() -> None:
 
     app = FastAPI()
 
+    writing = threading.Event()
+
     @app.get("/logged")
     async def logged() -> None:
+        writing.set()
         os.write(writer, b"x" * 4_096)  # what print does on a full pipe
 
     @app.get("/other")
@@ -200,6 +203,7 @@ def test_trap_a_print_stops_every_request_when_the_log_is_not_read() -> None:
             threading.Thread(target=ask_other, args=[client]),
         ]
         threads[0].start()
+        assert writing.wait(LIMIT)
         threads[1].start()
         stopped = not answered.wait(0.3)
         while threads[0].is_alive():

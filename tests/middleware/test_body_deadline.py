@@ -83,7 +83,7 @@ async def test_the_limit_is_for_the_whole_body_and_not_for_each_piece() -> None:
     call = Call(BodyDeadlineMiddleware(read, seconds=0.1), http_scope("/", "POST", [LENGTH]))
     loop = asyncio.get_running_loop()
     for tick in range(20):
-        loop.call_later(tick * 0.05, call.incoming.put_nowait, HALF)
+        loop.call_later(tick * 0.05, call.incoming.put_nowait, REST if tick == 19 else HALF)
     with pytest.raises(HTTPException, match="408"):
         await call.run()
 

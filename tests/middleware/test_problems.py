@@ -46,14 +46,20 @@ async def test_other_answers_pass_unchanged(response: Response) -> None:
     assert (call.status, call.body) == (response.status_code, response.body)
 
 
+async def closes_twice(scope: Scope, receive: Receive, send: Send) -> None:
+    for _ in range(2):
+        await WebSocketClose(1008)(scope, receive, send)
+
+
 @pytest.mark.parametrize(("known", "status"), [(True, 403), (False, 404)])
 async def test_a_socket_closed_before_it_was_accepted_gets_a_problem(known: bool, status: int) -> None:
     scope = socket_scope("/ws")
     if known:
         scope["endpoint"] = restated
-    call = await restated(WebSocketClose(1008), scope)
+    call = await restated(closes_twice, scope)
     assert (call.sent[0]["type"], call.status) == ("websocket.http.response.start", status)
     assert json.loads(call.body)["status"] == status
+    assert len(call.sent) == 2
 
 
 async def test_a_socket_is_closed_as_ever_where_a_server_knows_no_refusal_or_has_accepted() -> None:
