@@ -22,6 +22,11 @@ from app.settings import Settings
 BATCH_SECONDS = 0.02
 CLOSE_SECONDS = 1.0
 
+SERVER_NOISE = (
+    '%s - "WebSocket %s"',  # uvicorn's own record of a socket, with its query string
+    "ASGI callable returned without completing handshake.",  # said of every socket that was refused
+)
+
 
 class JsonLines(logging.Formatter):
     """One JSON object a line; all but printable ASCII is escaped, so that no line can be forged."""
@@ -152,7 +157,13 @@ def _handed_up(logger: logging.Logger, *, propagate: bool) -> Iterator[None]:
     """Takes a logger's own handlers away and gives them back, for what the server says after us."""
     before = logger.handlers, logger.propagate
     logger.handlers, logger.propagate = [], propagate
+    logger.addFilter(_is_news)
     try:
         yield
     finally:
+        logger.removeFilter(_is_news)
         logger.handlers, logger.propagate = before
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    return not str(record.msg).startswith(SERVER_NOISE)

@@ -19,9 +19,10 @@ from app.settings import Settings
 from tests.asgi import CONNECT, Call, socket_scope
 
 
-@pytest.fixture
-def client(settings: Settings) -> Iterator[TestClient]:
-    app = create_app(settings)
+@pytest.fixture(scope="module")
+def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
+    folder = tmp_path_factory.mktemp("errors")
+    app = create_app(Settings(data_dir=folder / "data", uploads_dir=folder / "uploads"))
 
     @app.get("/probe/status/{status}")
     async def fails(status: int) -> None:
@@ -141,7 +142,7 @@ async def test_nothing_is_sent_into_a_socket_that_is_closed(who: str) -> None:
     assert [message["type"] for message in sent] == expected
 
 
-def test_a_subclass_without_a_handler_of_its_own_is_answered(settings: Settings) -> None:
+def test_a_subclass_without_a_handler_of_its_own_is_answered() -> None:
     class Teapot(AppError):
         status = 418
 

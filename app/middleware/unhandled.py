@@ -24,8 +24,8 @@ class UnhandledErrorMiddleware:
     """Logs the traceback once and answers 500 (or closes a socket with 1011), without a word of it.
 
     An `AppError` that a middleware raised is answered with its own status: only those of endpoints
-    reach the exception handlers. When the response has begun, it returns without ending it: the server then closes the
-    connection without the final chunk, so that the client sees the answer is not whole.
+    reach the exception handlers. When the response has begun, it returns without ending it: the server
+    then closes the connection without the final chunk, so that the client sees the answer is not whole.
     """
 
     def __init__(self, app: ASGIApp) -> None:

@@ -9,13 +9,15 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
+import websockets.sync.client
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
+from websockets.exceptions import ConnectionClosedError, InvalidStatus
 
 from tests.server import Server, serve
 
@@ -130,6 +132,26 @@ def test_no_path_forges_a_line_and_no_query_is_logged(wire: Server) -> None:
     assert "swordfish" not in wire.log
     assert "a@b.example" not in wire.log
     assert all(each.isprintable() for each in wire.lines)
+
+
+@pytest.mark.parametrize(("path", "status"), [("/errors/socket/before", 418), ("/errors/socket/after", 1008)])
+def test_a_socket_is_logged_once_without_its_query(wire: Server, path: str, status: int) -> None:
+    request_id = f"socket-id-{status}"
+    with (
+        suppress(InvalidStatus, ConnectionClosedError),
+        websockets.sync.client.connect(
+            f"{wire.ws_url}{path}?token=swordfish",
+            additional_headers={"X-Request-ID": request_id},
+            open_timeout=LIMIT,
+        ) as client,
+    ):
+        client.recv(LIMIT)
+    get(wire, "/health", f"after-{request_id}")  # what the server says of the socket is written before this
+    lines_of(wire, f"after-{request_id}")
+    lines = lines_of(wire, request_id)
+    assert records(lines) == [(status, "complete")]
+    assert [line for line in lines if line["level"] == "ERROR"] == []
+    assert "swordfish" not in wire.log
 
 
 def test_a_reader_of_the_log_that_stopped_stops_no_request(tmp_path: Path) -> None:

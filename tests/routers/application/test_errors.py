@@ -4,7 +4,6 @@ import json
 import logging
 from collections.abc import Iterator
 from contextlib import closing
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import fastapi
@@ -100,10 +99,11 @@ async def fails_after_its_close(websocket: WebSocket) -> None:
     raise Conflict
 
 
-@pytest.fixture
-def client(settings: Settings, tmp_path: Path) -> Iterator[TestClient]:
+@pytest.fixture(scope="module")
+def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
     """The service with some more routes, that fail in the ways the service itself does not."""
-    app = create_app(settings.model_copy(update={"max_body_size": 1_000}))
+    folder = tmp_path_factory.mktemp("errors")
+    app = create_app(Settings(data_dir=folder / "data", uploads_dir=folder / "uploads", max_body_size=1_000))
     routers = [APIRouter(prefix="/probe") for _ in range(2)]
     routers[0].add_api_route("/login", login, methods=["POST"])
     routers[0].add_api_route("/read", read_body, methods=["POST"])
@@ -117,7 +117,7 @@ def client(settings: Settings, tmp_path: Path) -> Iterator[TestClient]:
     routers[1].add_api_websocket_route("/closed", fails_after_its_close)
     for router in routers:
         app.include_router(router, max_body_size=1_000)
-    app.mount("/probe/files", StaticFiles(directory=tmp_path))
+    app.mount("/probe/files", StaticFiles(directory=folder))
     with TestClient(app) as client:
         yield client
 

@@ -1,6 +1,6 @@
 import asyncio
 import zlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
 from fastapi import FastAPI, Request, WebSocket
@@ -46,11 +46,18 @@ async def long_text(request: Request) -> Response:
     return PlainTextResponse("x" * 5_000)
 
 
-@pytest.fixture
-def app(settings: Settings) -> FastAPI:
-    app = create_app(settings)
+@pytest.fixture(scope="module")
+def app(tmp_path_factory: pytest.TempPathFactory) -> FastAPI:
+    folder = tmp_path_factory.mktemp("stack")
+    app = create_app(Settings(data_dir=folder / "data", uploads_dir=folder / "uploads"))
     app.add_api_route("/probe", long_text, methods=["GET", "POST"], max_body_size=10)
     return app
+
+
+@pytest.fixture(scope="module")
+def client(app: FastAPI) -> Iterator[TestClient]:
+    with TestClient(app) as client:
+        yield client
 
 
 def test_the_layers_stand_in_the_order_in_which_this_page_lists_them(client: TestClient) -> None:
@@ -152,11 +159,12 @@ async def test_compression_does_not_hold_a_stream_back(app: FastAPI, media_type:
         await go_on.wait()
         yield "last\n"
 
-    @app.get("/probe/lines")
     async def stream() -> Response:
         return StreamingResponse(lines(), media_type=media_type)
 
-    call = Call(app, http_scope("/probe/lines", headers=[(b"accept-encoding", b"gzip")]), EMPTY_BODY)
+    path = f"/probe/{media_type}"
+    app.add_api_route(path, stream)
+    call = Call(app, http_scope(path, headers=[(b"accept-encoding", b"gzip")]), EMPTY_BODY)
     async with asyncio.TaskGroup() as group:
         group.create_task(call.run())
         await call.until_sent(2)
