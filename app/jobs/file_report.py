@@ -1,0 +1,106 @@
+"""What the tasks page computes of a stored file: digests, and the statistics of a text. It blocks."""
+
+import codecs
+import hashlib
+import os
+import re
+from collections import Counter
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BaseModel, Field
+
+from app.jobs.tasks import Progress
+
+CHUNK_SIZE = 256 * 1024
+MAX_WORD_LENGTH = 64
+MAX_DIFFERENT_WORDS = 50_000
+TOP_WORDS = 10
+
+WORD = re.compile(r"\w+")
+
+
+class WordCount(BaseModel):
+    word: str
+    count: int
+
+
+class TextStatistics(BaseModel):
+    lines: int
+    words: int
+    characters: int
+    most_frequent_words: Annotated[
+        list[WordCount],
+        Field(description=f"approximate above {MAX_DIFFERENT_WORDS} different words"),
+    ]
+
+
+class FileReport(BaseModel):
+    size: int
+    sha256: str
+    blake2b: str
+    text: Annotated[TextStatistics | None, Field(description="null if it is not UTF-8 text")]
+
+
+def report_on(path: Path, is_text: bool, progress: Progress) -> FileReport:
+    """Reads the file once, chunk by chunk, so that its size does not matter to the memory."""
+    sha256, blake2b = hashlib.sha256(), hashlib.blake2b()
+    counter = TextCounter() if is_text else None
+    with path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        while chunk := file.read(CHUNK_SIZE):
+            progress(file.tell() / size)
+            sha256.update(chunk)
+            blake2b.update(chunk)
+            if counter and not counter.add(chunk):
+                counter = None
+        text = counter.statistics() if counter else None
+        return FileReport(size=file.tell(), sha256=sha256.hexdigest(), blake2b=blake2b.hexdigest(), text=text)
+
+
+class TextCounter:
+    """Counts in bounded memory: long words are cut, and rare ones dropped when there are too many."""
+
+    def __init__(self) -> None:
+        self._decoder = codecs.getincrementaldecoder("utf-8")()
+        self._frequencies: Counter[str] = Counter()
+        self._lines = 0
+        self._words = 0
+        self._characters = 0
+        self._open_line = False
+        self._open_word = ""
+
+    def add(self, chunk: bytes, final: bool = False) -> bool:
+        """Whether it still is text."""
+        try:
+            text = self._decoder.decode(chunk, final)
+        except UnicodeDecodeError:
+            return False
+        self._characters += len(text)
+        self._lines += text.count("\n")
+        if text:
+            self._open_line = not text.endswith("\n")
+        text = self._open_word + text
+        words = WORD.findall(text)
+        # The last word may go on in the next chunk.
+        unfinished = not final and WORD.match(text[-1:])
+        self._open_word = words.pop()[:MAX_WORD_LENGTH] if unfinished else ""
+        self._count(words)
+        return True
+
+    def statistics(self) -> TextStatistics | None:
+        if not self.add(b"", final=True):
+            return None
+        top = self._frequencies.most_common(TOP_WORDS)
+        return TextStatistics(
+            lines=self._lines + self._open_line,
+            words=self._words,
+            characters=self._characters,
+            most_frequent_words=[WordCount(word=word, count=count) for word, count in top],
+        )
+
+    def _count(self, words: list[str]) -> None:
+        self._words += len(words)
+        self._frequencies.update(word[:MAX_WORD_LENGTH].casefold() for word in words)
+        if len(self._frequencies) > 2 * MAX_DIFFERENT_WORDS:
+            self._frequencies = Counter(dict(self._frequencies.most_common(MAX_DIFFERENT_WORDS)))
