@@ -169,7 +169,6 @@ class TaskManager:
         """One thread: runs what is ready until it gets None."""
         while run := self._ready.get():
             run()
-            del run  # or the thread would hold the last result until the next task
 
     def _run(self, task: Task, job: Job) -> None:
         result: BaseModel | None = None

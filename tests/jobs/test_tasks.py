@@ -81,16 +81,20 @@ async def test_a_job_that_calls_progress_all_the_time_wakes_the_loop_a_hundred_t
 
 async def test_progress_never_leaves_its_range_and_never_goes_back(settings: Settings) -> None:
     seen: list[int] = []
+    watched = threading.Event()
 
     def job(progress: Progress) -> Result:
         for fraction in (-1.0, 0.5, 0.2, 7.0):
             progress(fraction)
+        watched.wait(SECONDS)
         return Result()
 
     async with open_tasks(settings) as manager:
         task = manager.submit(job)
         while not task.done:
             seen.append(task.progress)
+            if task.progress >= 100:
+                watched.set()
             with anyio.fail_after(SECONDS):
                 await task.changed.wait()
     assert set(seen) <= {0, 50, 100}

@@ -217,7 +217,7 @@ def no_thread_left(client: TestClient) -> Iterator[None]:
 
     def occupy() -> None:
         occupied.wait(SECONDS)
-        release.wait(SECONDS)
+        release.wait(3 * SECONDS)  # longer than anybody waits for what must not wait
 
     client.portal.call(reduce)
     futures = [client.portal.start_task_soon(anyio.to_thread.run_sync, occupy) for _ in range(2)]
