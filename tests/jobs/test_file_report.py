@@ -4,7 +4,14 @@ from pathlib import Path
 import pytest
 
 from app.jobs import file_report
-from app.jobs.file_report import MAX_WORD_LENGTH, FileReport, TextCounter, TextStatistics, report_on
+from app.jobs.file_report import (
+    CHUNK_SIZE,
+    MAX_WORD_LENGTH,
+    FileReport,
+    TextCounter,
+    TextStatistics,
+    report_on,
+)
 from app.jobs.tasks import Progress
 
 
@@ -30,7 +37,7 @@ def statistics(*chunks: bytes) -> TextStatistics:
 
 
 def test_digests_are_those_of_the_whole_file_and_progress_grows_to_one(tmp_path: Path) -> None:
-    content = bytes(range(256)) * 4 * 1024
+    content = bytes(range(256)) * (4 * CHUNK_SIZE // 256)
     result, fractions = report(tmp_path / "file", content, is_text=False)
     assert result.size == len(content)
     assert result.sha256 == hashlib.sha256(content).hexdigest()

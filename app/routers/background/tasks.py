@@ -10,7 +10,8 @@ every worker process, it takes a durable queue.
 
 The manager is `app/jobs/tasks.py`; the lifespan owns it. Jobs are blocking functions, run by threads of
 their own, so that the forty threads of `def` endpoints stay free. Every number has a limit: tasks that run,
-tasks that wait, finished tasks that are remembered, and the time each of these may take.
+tasks that wait, finished tasks that are remembered, and the time each of these may take. Threads
+share one interpreter: work in pure Python slows requests down unless it is done in small steps.
 
 ## The trap
 
