@@ -1,6 +1,6 @@
 """What the middleware costs: requests/s with the whole stack, with the tutorials' stack, and with none.
 
-One server at a time, rounds interleaved, every figure a ratio of the same round: a machine that is busy
+Rounds are interleaved and every figure is a ratio of the same round: a machine that is busy
 slows all three alike. Needs `wrk` (Debian: `apt-get install wrk`). Run it by `make bench`.
 """
 
@@ -11,58 +11,40 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Annotated
 
-from fastapi import Depends, FastAPI, Request, Response
+from fastapi import FastAPI, Request, Response
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import JSONResponse
 from starlette.middleware.base import RequestResponseEndpoint
 
-from app.main import middleware
-from app.lifespan import open_state
-from app.settings import Settings
+from app.main import create_app
 from tests.server import serve
 
-ROUNDS = 3
+ROUNDS = 7
 SECONDS = 3
 CONNECTIONS = 32
-ROUTES = ("/plain", "/items/")
+ROUTES = ("/health", "/items/")
+"""A plain JSON route, and one with a class dependency."""
+
 STACKS = ("none", "whole", "tutorial")
 
 
-class Paging:
-    def __init__(self, q: str | None = None, skip: int = 0, limit: int = 100) -> None:
-        self.q = q
-        self.skip = skip
-        self.limit = limit
-
-
-def with_routes(app: FastAPI) -> FastAPI:
-    @app.get("/plain")
-    async def plain() -> dict[str, str]:
-        return {"status": "ok"}
-
-    @app.get("/items/")
-    async def items(paging: Annotated[Paging, Depends()]) -> dict[str, str | int | None]:
-        return {"q": paging.q, "skip": paging.skip, "limit": paging.limit}
-
-    return app
+def whole() -> FastAPI:
+    return create_app()
 
 
 def none() -> FastAPI:
-    settings = Settings()
-    return with_routes(FastAPI(lifespan=open_state(settings)))
-
-
-def whole() -> FastAPI:
-    settings = Settings()
-    return with_routes(FastAPI(lifespan=open_state(settings), middleware=middleware(settings)))
+    """The same service, with no middleware of its own."""
+    app = create_app()
+    app.user_middleware.clear()
+    return app
 
 
 def tutorial() -> FastAPI:
-    """CORS, process time, a log line and a catch-all, each as the usual tutorials write them."""
-    app = with_routes(FastAPI())
+    """The same service with four duties as the usual tutorials write them."""
+    app = none()
     app.add_middleware(
         CORSMiddleware, allow_origins=["*"], allow_credentials=True, allow_methods=["*"], allow_headers=["*"]
     )
@@ -91,12 +73,6 @@ def tutorial() -> FastAPI:
     return app
 
 
-def requests_per_second(stack: str, folder: Path) -> dict[str, float]:
-    """Both routes of one server, each after a warm-up."""
-    with serve(folder, args=["--factory", "--no-access-log"], app=f"{__spec__.name}:{stack}") as server:
-        return {route: _wrk(f"{server.url}{route}", 1) and _wrk(f"{server.url}{route}", SECONDS) for route in ROUTES}
-
-
 def _wrk(url: str, seconds: int) -> float:
     done = subprocess.run(
         ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{seconds}s", url], capture_output=True, text=True, check=True
@@ -109,18 +85,26 @@ def _wrk(url: str, seconds: int) -> float:
 def main() -> None:
     if not shutil.which("wrk"):
         sys.exit("This benchmark needs wrk: apt-get install wrk")
-    ratios: dict[tuple[str, str], list[float]] = {}
-    with tempfile.TemporaryDirectory() as folder:
-        for number in range(ROUNDS):
-            turned = STACKS[number % 3 :] + STACKS[: number % 3]
-            rates = {stack: requests_per_second(stack, Path(folder)) for stack in turned}
+    ratios: dict[str, list[float]] = {}
+    with ExitStack() as running:
+        urls = {}
+        for stack in STACKS:
+            folder = Path(running.enter_context(tempfile.TemporaryDirectory()))
+            app = f"{__spec__.name}:{stack}"
+            urls[stack] = running.enter_context(serve(folder, args=["--factory"], app=app)).url
+        for _ in range(ROUNDS):
             for route in ROUTES:
+                # The first is a warm-up: caches, and the server's own lazy beginnings.
+                rates = {
+                    stack: [_wrk(url + route, 1), _wrk(url + route, SECONDS)][1]
+                    for stack, url in urls.items()
+                }
+                print(f"{route:10}", *(f"{stack} {rate:.0f}/s" for stack, rate in rates.items()), sep="  ")
                 for over, under in (("whole", "none"), ("tutorial", "none"), ("whole", "tutorial")):
-                    ratio = rates[over][route] / rates[under][route]
-                    ratios.setdefault((route, f"{over} / {under}"), []).append(ratio)
-            print(f"round {number + 1} of {ROUNDS}:", {s: {r: round(v) for r, v in x.items()} for s, x in rates.items()})
-    for (route, name), values in ratios.items():
-        print(f"{route:8} {name:16} {statistics.median(values):.2f}  [{min(values):.2f} to {max(values):.2f}]")
+                    ratios.setdefault(f"{route:10} {over} / {under}", []).append(rates[over] / rates[under])
+    print("\nmedian of the ratios of each round [least to most]")
+    for name, values in ratios.items():
+        print(f"{name:30} {statistics.median(values):.2f} [{min(values):.2f} to {max(values):.2f}]")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,279 @@
+"""Starts the service and walks every call of its contract, as a transcript that a newcomer can read.
+
+Run it by `make tour`. It fails on the first answer that is not what the contract says.
+"""
+
+import io
+import json
+import sys
+import tempfile
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx2
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import ClientConnection, connect
+
+from tests.server import Server, serve
+
+TIMEOUT = 10.0
+SHOWN = 200
+"""Characters of a body that the transcript shows."""
+
+PROBLEM = "application/problem+json"
+
+
+class Tour:
+    """Prints each exchange and checks it."""
+
+    def __init__(self, server: Server) -> None:
+        self.server = server
+        self.client = httpx2.Client(base_url=server.url, timeout=TIMEOUT)
+        self.calls = 0
+
+    def heading(self, text: str) -> None:
+        print(f"\n== {text}\n")
+
+    def call(self, method: str, path: str, status: int = 200, **options: Any) -> httpx2.Response:
+        answer = self.client.request(method, path, **options)
+        self.calls += 1
+        kind = answer.headers.get("content-type", "no body")
+        print(f"> {method} {path} {_shown(options)}".rstrip())
+        print(f"< {answer.status_code} {kind}")
+        if answer.content:
+            print(f"  {_shorten(answer.text if _is_text(kind) else f'({len(answer.content)} bytes)')}")
+        self.check(answer.status_code == status, f"status {status}")
+        self.check("x-request-id" in answer.headers, "a request id")
+        self.check("x-process-time" in answer.headers, "a process time")
+        if status >= 400:
+            self.check(kind == PROBLEM, "problem details")
+        return answer
+
+    def json(self, method: str, path: str, expected: object, status: int = 200, **options: Any) -> Any:
+        answer = self.call(method, path, status, **options).json()
+        self.check(answer == expected, f"exactly {expected}")
+        return answer
+
+    def socket(self, path: str) -> ClientConnection:
+        self.calls += 1
+        print(f"> WS {path}")
+        return connect(f"{self.server.ws_url}{path}", open_timeout=TIMEOUT, close_timeout=TIMEOUT)
+
+    def says(self, socket: ClientConnection, text: str) -> None:
+        print(f"> {text}")
+        socket.send(text)
+
+    def hears(self, name: str, socket: ClientConnection, *expected: str) -> None:
+        heard = {str(socket.recv(TIMEOUT)) for _ in expected}
+        for text in sorted(heard):
+            print(f"< {name}: {text}")
+        self.check(heard == set(expected), f"{name} hears {expected}")
+
+    def check(self, holds: bool, what: str) -> None:
+        if not holds:
+            sys.exit(f"SURPRISE: expected {what}")
+
+
+def explorer(tour: Tour) -> None:
+    tour.heading("The explorer: every page, its code and its tests")
+    tour.check("<html" in tour.call("GET", "/").text, "a page")
+    catalogue = tour.call("GET", "/catalogue").json()
+    tour.check(len(catalogue["groups"]) >= 9, "at least nine groups")
+    for group in catalogue["groups"]:
+        for page in group["pages"]:
+            tour.call("GET", f"/pages/{page['path']}")
+    for path in ("/docs", "/redoc", "/openapi.json", "/static/style.css"):
+        tour.call("GET", path)
+
+
+def application(tour: Tour) -> None:
+    tour.heading("Is it well?")
+    tour.json("GET", "/health", {"status": "ok"})
+    tour.call("GET", "/ready")
+    tour.call("HEAD", "/health")
+
+
+def sockets(tour: Tour) -> None:
+    tour.heading("Sockets")
+    with tour.socket("/ws") as echo:
+        tour.says(echo, "hello")
+        tour.hears("echo", echo, "Message text was: hello")
+        echo.send(b"\x00")
+        try:
+            echo.recv(TIMEOUT)
+        except ConnectionClosed as closed:
+            print(f"< closed with {closed.rcvd and closed.rcvd.code} after a binary frame")
+            tour.check(closed.rcvd is not None and closed.rcvd.code == 1003, "close code 1003")
+    with tour.socket("/ws/8") as eight:
+        with tour.socket("/ws/7") as seven:
+            tour.says(seven, "hi")
+            tour.hears("7", seven, "You wrote: hi", "Client #7 says: hi")
+            tour.hears("8", eight, "Client #7 says: hi")
+        tour.hears("8", eight, "Client #7 left the chat")
+    with tour.socket("/chat") as one, tour.socket("/chat") as other:
+        tour.says(one, "hi all")
+        tour.hears("one", one, "User said: hi all")
+        tour.hears("other", other, "User said: hi all")
+
+
+def background(tour: Tour) -> None:
+    tour.heading("After the response, and beside it")
+    sent = {"message": "Notification sent in the background"}
+    tour.json("POST", "/send-notification/ada@example.com", sent)
+    tour.json(
+        "POST", "/notify", {"message": "Notification sent in background"}, params={"email": "ada@example.com"}
+    )
+    tour.call("POST", "/send-notification/nobody", 422)
+
+
+def dependencies(tour: Tour) -> None:
+    tour.heading("Dependencies")
+    tour.json("GET", "/items/", {"q": None, "skip": 0, "limit": 100})
+    tour.json("GET", "/items/", {"q": "x", "skip": 5, "limit": 10}, params={"q": "x", "skip": 5, "limit": 10})
+    tour.call("GET", "/items/", 422, params={"limit": -1})
+    tour.json("GET", "/items/query-or-cookie", {"q_or_cookie": "now"}, params={"q": "now"})
+    cookie = {"Cookie": "last_query=before"}
+    tour.json("GET", "/items/query-or-cookie", {"q_or_cookie": "before"}, headers=cookie)
+
+
+def responses(tour: Tour) -> None:
+    tour.heading("Responses")
+    tour.json("GET", "/responses/orjson", [{"item_id": "Foo"}])
+    page = tour.call("GET", "/items/foo").text
+    tour.check("<title>Item foo" in page and "Item: foo</h1>" in page, "title and heading of the item")
+    tour.check("<i>" not in tour.call("GET", "/items/<i>").text, "an escaped id")
+    tour.call("GET", "/items/no-such-item", 404)
+    cookie = tour.call("GET", "/set-cookie")
+    tour.check(cookie.json() == {"message": "Cookie set"}, "the message")
+    tour.check("httponly" in cookie.headers["set-cookie"].lower(), "an HttpOnly cookie")
+    tour.client.cookies.clear()
+    tour.json("GET", "/headers", {"User-Agent": "tour"}, headers={"User-Agent": "tour"})
+    custom = tour.call("GET", "/custom-headers")
+    tour.check(custom.json() == {"message": "Hello"}, "the message")
+    tour.check(custom.headers["x-custom-header"] == "FastAPI", "the header")
+    redirect = tour.call("GET", "/redirect", 307)
+    tour.check(redirect.headers["location"].startswith("https://fastapi.tiangolo.com"), "the FastAPI site")
+
+
+def graphql(tour: Tour) -> None:
+    tour.heading("GraphQL")
+    user = {"id": 1, "name": "Ada Lovelace", "email": "ada@example.com"}
+    query = {"query": "{ user(id: 1) { id name email } }"}
+    tour.json("POST", "/graphql", {"data": {"user": user}}, json=query)
+    many = " ".join(f"a{n}: user(id: 1) {{ id }}" for n in range(50))
+    tour.check("errors" in tour.call("POST", "/graphql", json={"query": f"{{ {many} }}"}).json(), "a refusal")
+
+
+def errors(tour: Tour) -> None:
+    tour.heading("Errors have one shape")
+    unicorn = tour.call("GET", "/unicorns/yolo", 418)
+    tour.check(unicorn.json()["detail"] == "Oops! yolo did something wrong", "the detail")
+    tour.call("GET", "/errors/crash", 500)
+    tour.call("GET", "/no/such/path", 404)
+    tour.check("GET" in tour.call("DELETE", "/health", 405).headers["allow"], "the allowed methods")
+
+
+def validation(tour: Tour) -> None:
+    tour.heading("Validation")
+    user = {"name": "katherine johnson", "email": "katherine@example.com", "age": 44}
+    created = tour.call("POST", "/users", 201, json=user)
+    tour.check(created.json()["name"] == "Katherine Johnson", "a title-cased name")
+    child = tour.call("POST", "/users", 422, json=user | {"age": 12})
+    tour.check("Children must have parental consent" in child.text, "the reason")
+
+
+def files(tour: Tour) -> None:
+    tour.heading("Files, and a task that reads one")
+    text = b"one fish two fish\n"
+    upload = tour.call("POST", "/upload/", 201, files={"file": ("../../fish.txt", text)})
+    stored = upload.json()
+    tour.check(stored["filename"] == "fish.txt" and stored["size"] == len(text), "a clean name and the size")
+    location = upload.headers["location"]
+    whole = tour.call("GET", location)
+    tour.check(whole.content == text, "the bytes")
+    part = tour.call("GET", location, 206, headers={"Range": "bytes=0-2"})
+    tour.check(part.content == b"one", "three bytes")
+    tour.call("GET", location, 304, headers={"If-None-Match": whole.headers["etag"]})
+    tour.call("POST", "/upload", 415, files={"file": ("x.png", b"<script>alert(1)</script>")})
+    download = tour.call("GET", "/download")
+    tour.check("downloaded.zip" in download.headers["content-disposition"], "the name")
+    tour.check(zipfile.ZipFile(io.BytesIO(download.content)).testzip() is None, "a zip that is whole")
+
+    task = tour.call("POST", "/tasks", 202, json={"file_id": stored["id"]}).headers["location"]
+    events = tour.call("GET", f"{task}/events").text
+    tour.check("event:" in events, "progress")
+    done = tour.call("GET", task).json()
+    tour.check(
+        done["status"] == "succeeded" and done["done"] and not done["cancelled"], "a task that succeeded"
+    )
+    tour.call("DELETE", task, 409)
+
+
+def streaming(tour: Tour) -> None:
+    tour.heading("Streams")
+    resumed = tour.call(
+        "GET", "/streaming/events", params={"count": 3, "interval": 0}, headers={"Last-Event-ID": "2"}
+    )
+    tour.check(
+        '"n":3' in resumed.text.replace(" ", "") and '"n":2' not in resumed.text, "the third event only"
+    )
+    rows = [json.loads(line) for line in tour.call("GET", "/streaming/rows").text.splitlines()]
+    tour.check(len(rows) > 1, "a row a line")
+
+
+def stop(tour: Tour) -> None:
+    tour.heading("The end")
+    with tour.socket("/ws") as open_socket:
+        seconds = tour.server.stop()
+        try:
+            open_socket.recv(TIMEOUT)
+        except ConnectionClosed as closed:
+            code = closed.rcvd and closed.rcvd.code
+    print(f"SIGTERM: the socket is closed with {code}, the server exits after {seconds:.1f} s")
+    tour.check(code in (1001, 1012), "close code 1001 or 1012")
+    tour.check(seconds <= 2, "an exit within two seconds")
+    tracebacks = tour.server.log.count("Traceback")
+    tour.check(tracebacks == 1 and '"traceback"' in tour.server.log, "one traceback, that of /errors/crash")
+
+
+STOPS: tuple[Callable[[Tour], None], ...] = (
+    explorer,
+    application,
+    sockets,
+    background,
+    dependencies,
+    responses,
+    graphql,
+    errors,
+    validation,
+    files,
+    streaming,
+    stop,
+)
+
+
+def _shown(options: dict[str, Any]) -> str:
+    return " ".join(f"{name}={_shorten(str(value))}" for name, value in options.items())
+
+
+def _shorten(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= SHOWN else f"{line[:SHOWN]}…"
+
+
+def _is_text(kind: str) -> bool:
+    return kind.startswith("text/") or "json" in kind
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as folder, serve(Path(folder)) as server:
+        tour = Tour(server)
+        for visit in STOPS:
+            visit(tour)
+    print(f"\n{tour.calls} calls, no surprise")
+
+
+if __name__ == "__main__":
+    main()
