@@ -17,7 +17,7 @@ from fastapi.templating import Jinja2Templates
 from app.database.session import SessionMaker, open_database
 from app.jobs.mail import Mailer, open_mailer
 from app.jobs.tasks import TaskManager, open_tasks
-from app.logs import logging_to_queue
+from app.logs import LogWriter, logging_to_queue
 from app.realtime.connections import ConnectionManager, open_connections
 from app.settings import Settings
 from app.shutdown import stopping_on_signals
@@ -30,6 +30,7 @@ class State(TypedDict):
     """What `request.state` and `websocket.state` hold. Endpoints reach it through `app.dependencies`."""
 
     settings: Settings
+    log: LogWriter
     stopping: asyncio.Event
     sessions: SessionMaker
     templates: Jinja2Templates
@@ -49,7 +50,7 @@ def open_state(settings: Settings) -> Lifespan:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[State]:
         async with AsyncExitStack() as stack:
-            stack.enter_context(logging_to_queue(settings))
+            log = stack.enter_context(logging_to_queue(settings))
             sessions = await stack.enter_async_context(open_database(settings.sqlalchemy_url))
             storage = await stack.enter_async_context(open_storage(settings.uploads_dir))
             mailer = await stack.enter_async_context(open_mailer(settings))
@@ -60,6 +61,7 @@ def open_state(settings: Settings) -> Lifespan:
             connections = await stack.enter_async_context(open_connections(settings, stopping))
             yield State(
                 settings=settings,
+                log=log,
                 stopping=stopping,
                 sessions=sessions,
                 templates=Jinja2Templates(TEMPLATES),

@@ -7,19 +7,19 @@ import json
 import logging
 import sys
 import threading
-import time
+import traceback
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from functools import lru_cache
+from datetime import UTC, datetime
 from queue import Empty, SimpleQueue
-from typing import TextIO
+from typing import Any, TextIO
 
 import orjson
 
 from app.middleware.request_id import request_id
 from app.settings import Settings
 
-BATCH_SECONDS = 0.02
+BATCH_SECONDS = 0.1
 CLOSE_SECONDS = 1.0
 
 SERVER_NOISE = (
@@ -27,129 +27,146 @@ SERVER_NOISE = (
     "ASGI callable returned without completing handshake.",  # said of every socket that was refused
 )
 
-
-class JsonLines(logging.Formatter):
-    """One JSON object a line; all but printable ASCII is escaped, so that no line can be forged."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        line = {
-            "time": self.formatTime(record),
-            "level": record.levelname,
-            "logger": record.name,
-            "message": record.getMessage(),
-            "request_id": getattr(record, "request_id", "-"),
-            **getattr(record, "fields", {}),
-        }
-        if record.exc_info:
-            line["traceback"] = self.formatException(record.exc_info)
-        try:
-            text = orjson.dumps(line, default=str).decode()
-        except TypeError:  # half of a surrogate pair, a number of more than 64 bits
-            return json.dumps(line, default=str)
-        # orjson is ten times faster, but leaves DEL and what is not ASCII as it is.
-        return text if text.isascii() and "\x7f" not in text else json.dumps(line, default=str)
-
-    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:
-        return f"{_iso_second(int(record.created))}.{int(record.created % 1 * 1000):03d}Z"
+LINES_DROPPED = {"level": "WARNING", "logger": "app.logs", "message": "lines dropped"}
+LINE_LOST = {"level": "ERROR", "logger": "app.logs", "message": "line lost"}
 
 
-@lru_cache(maxsize=8)
-def _iso_second(seconds: int) -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
+class LogWriter:
+    """Writes lines of JSON in a thread. When `size` of them wait, more are dropped, counted, and reported.
 
-
-class QueueingHandler(logging.Handler):
-    """Takes records without waiting. When `size` of them wait, more are dropped, counted, and reported."""
+    All but printable ASCII is escaped, so that no line can be forged.
+    """
 
     def __init__(self, stream: TextIO, size: int) -> None:
-        super().__init__()
-        self.setFormatter(JsonLines())
-        self.dropped = 0
-        self.lost = 0
+        self._dropped = 0
+        self._counting = threading.Lock()
         self._stream = stream
         self._size = size
         # A SimpleQueue takes a tenth of the time of a bounded Queue; a few lines above `size` do no harm.
-        self._queue: SimpleQueue[logging.LogRecord | None] = SimpleQueue()
+        self._queue: SimpleQueue[dict[str, Any] | None] = SimpleQueue()
+        self._closing = threading.Event()
         # A daemon, for a reader that stopped for good must not keep the process alive.
         self._thread = threading.Thread(target=self._write_all, name="log-writer", daemon=True)
         self._thread.start()
 
-    def emit(self, record: logging.LogRecord) -> None:
+    def write(self, level: str, logger: str, message: str, **fields: object) -> None:
+        """Takes a line and does not wait. It is made into text later: hand over nothing that will change."""
         if self._queue.qsize() >= self._size:
-            self.dropped += 1
+            self._count(1)
             return
-        if record.args:
-            # Here and not in the thread: the arguments may have changed by then.
-            try:
-                record.msg = record.getMessage()
-            except Exception:
-                record.msg = f"{record.msg} (its arguments do not fit)"
-            record.args = None
-        record.request_id = request_id.get()
-        self._queue.put(record)
+        self._queue.put(
+            {
+                "time": datetime.now(UTC),
+                "level": level,
+                "logger": logger,
+                "message": message,
+                "request_id": request_id.get(),
+                **fields,
+            }
+        )
 
     def close(self) -> None:
         """Writes what waits, for at most a second."""
+        self._closing.set()
         self._queue.put(None)
         self._thread.join(CLOSE_SECONDS)
-        super().close()
+
+    def _count(self, dropped: int) -> None:
+        with self._counting:
+            self._dropped += dropped
 
     def _write_all(self) -> None:
         reported = 0
         more = True
         while more:
             batch = [self._queue.get()]
-            if batch[0] is not None:
-                # One wake-up and one write for many lines: a wake-up a line costs more than the line.
-                time.sleep(BATCH_SECONDS)
+            # One wake-up and one write for many lines: a wake-up a line costs more than the line.
+            self._closing.wait(BATCH_SECONDS)
             with suppress(Empty):
                 while len(batch) < self._size:
                     batch.append(self._queue.get_nowait())
             more = None not in batch
-            lines = [self._line(record) for record in batch if record is not None]
-            # Only ever counted up, each by one thread, so that no drop is forgotten between two threads.
-            dropped = self.dropped + self.lost
+            lines = [_text(line) for line in batch if line is not None]
+            dropped = self._dropped
             if dropped > reported:
-                report = {"level": "WARNING", "logger": "app.logs", "dropped": dropped - reported}
-                lines.append(json.dumps(report))
+                lines.append(
+                    _text({"time": datetime.now(UTC), **LINES_DROPPED, "dropped": dropped - reported})
+                )
             try:
-                self._stream.write("".join(f"{line}\n" for line in lines))
+                self._stream.write("".join(lines))
                 self._stream.flush()
                 reported = dropped
             except (OSError, ValueError):  # the reader has gone, or the stream was closed
-                self.lost += len(lines)
+                self._count(len(lines))
 
-    def _line(self, record: logging.LogRecord) -> str:
+
+def _text(line: dict[str, Any]) -> str:
+    try:
+        text = orjson.dumps(line, default=_shown, option=orjson.OPT_APPEND_NEWLINE).decode()
+        # orjson is ten times faster than json, but leaves DEL and what is not ASCII as it is.
+        if text.isascii() and "\x7f" not in text:
+            return text
+    except TypeError:
+        pass  # half of a surrogate pair, a number of more than 64 bits
+    try:
+        return json.dumps(line, default=_shown) + "\n"
+    except Exception as exc:
+        # An object that cannot be shown must not end the thread, and with it the log.
+        return _text({"time": line["time"], **LINE_LOST, "error": type(exc).__name__})
+
+
+def _shown(value: object) -> str:
+    match value:
+        case datetime():
+            return value.isoformat()
+        case BaseException():
+            return "".join(traceback.format_exception(value))
+        case _:
+            return str(value)
+
+
+class QueueingHandler(logging.Handler):
+    """Hands the records of `logging` to the writer, with those of `extra={"fields": {...}}`."""
+
+    def __init__(self, writer: LogWriter) -> None:
+        super().__init__()
+        self.writer = writer
+
+    def emit(self, record: logging.LogRecord) -> None:
+        # Here and not in the thread: the arguments may have changed by then.
         try:
-            return self.format(record)
-        except Exception as exc:
-            # An object that cannot be shown must not end this thread, and with it the log.
-            message = f"a line was lost: {type(exc).__name__}"
-            return json.dumps({"level": "ERROR", "logger": "app.logs", "message": message})
+            message = record.getMessage()
+        except Exception:
+            message = f"{record.msg} (its arguments do not fit)"
+        fields = getattr(record, "fields", {})
+        if record.exc_info and record.exc_info[1]:
+            fields = {**fields, "traceback": record.exc_info[1]}
+        self.writer.write(record.levelname, record.name, message, **fields)
 
 
 @contextmanager
-def logging_to_queue(settings: Settings) -> Iterator[None]:
-    """Sends every log line of the process, uvicorn's too, through one `QueueingHandler` to stdout.
+def logging_to_queue(settings: Settings) -> Iterator[LogWriter]:
+    """Sends every log line of the process, uvicorn's too, through one `LogWriter` to stdout.
 
     A second app in the same process joins the first one's log. uvicorn's own access log is turned off,
     for it has no request id and prints the query string.
     """
     root = logging.getLogger()
-    if any(isinstance(handler, QueueingHandler) for handler in root.handlers):
-        yield
-        return
+    for other in root.handlers:
+        if isinstance(other, QueueingHandler):
+            yield other.writer
+            return
 
-    handler = QueueingHandler(sys.stdout, settings.log_queue_size)
+    handler = QueueingHandler(LogWriter(sys.stdout, settings.log_queue_size))
     with ExitStack() as stack:
-        stack.callback(handler.close)
+        stack.callback(handler.writer.close)
         for name in ("uvicorn", "uvicorn.error", "uvicorn.access"):
             stack.enter_context(_handed_up(logging.getLogger(name), propagate=name != "uvicorn.access"))
         stack.callback(root.setLevel, root.level)
         stack.callback(root.removeHandler, handler)
         root.setLevel(settings.log_level)
         root.addHandler(handler)
-        yield
+        yield handler.writer
 
 
 @contextmanager

@@ -2,11 +2,22 @@
 
 import asyncio
 from collections.abc import Iterable
+from typing import Any
 
 from starlette.types import ASGIApp, Message, Scope
 
 LIMIT = 10.0
 """Seconds after which a test that waits gives up."""
+
+
+class Log:
+    """In the place of the `LogWriter`: keeps what it is given."""
+
+    def __init__(self) -> None:
+        self.lines: list[dict[str, Any]] = []
+
+    def write(self, level: str, logger: str, message: str, **fields: object) -> None:
+        self.lines.append(fields)
 
 
 def http_scope(
@@ -25,7 +36,7 @@ def http_scope(
         "headers": [(b"host", b"localhost"), *headers],
         "client": ("127.0.0.1", 1),
         "server": ("127.0.0.1", 80),
-        "state": {},
+        "state": {"log": Log()},
         "extensions": {},
     }
 

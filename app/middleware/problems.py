@@ -38,7 +38,7 @@ class ProblemMiddleware:
                 # The router has noted the endpoint of a path that it knows.
                 problem = refusal(HTTPConnection(scope), 403 if "endpoint" in scope else 404)
                 return problem(scope, receive, send)
-            elif kind.endswith("response.start") and message["status"] >= 400:
+            elif message.get("status", 0) >= 400:
                 headers = message.get("headers", [])
                 if any(n == b"content-type" and v.startswith(b"text/plain") for n, v in headers):
                     replaced = True

@@ -6,6 +6,7 @@ cannot even read that it failed.
 """
 
 import logging
+from collections.abc import Awaitable
 from contextlib import suppress
 
 from starlette.requests import ClientDisconnect, HTTPConnection
@@ -39,12 +40,16 @@ class UnhandledErrorMiddleware:
         started = False
         ended = False
 
-        async def watch(message: Message) -> None:
+        def watch(message: Message) -> Awaitable[None]:
             nonlocal accepted, started, ended
-            accepted = accepted or message["type"] == "websocket.accept"
-            started = started or message["type"].endswith("response.start")
-            ended = ended or message["type"] == "websocket.close"
-            await send(message)
+            kind = message["type"]
+            if "status" in message:  # the head of a response
+                started = True
+            elif kind == "websocket.accept":
+                accepted = True
+            elif kind == "websocket.close":
+                ended = True
+            return send(message)
 
         try:
             await self.app(scope, receive, watch)

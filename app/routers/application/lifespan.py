@@ -30,7 +30,7 @@ globals are shared too, but by every app of the process, so one test meets the l
 - A folder that cannot be written makes it not ready.
 - When a resource fails to open, those before it are closed in reverse order.
 - A start that fails ends the process with an error.
-- Two apps of one process share nothing.
+- Two apps of one process share nothing but the log.
 - A change inside an object of the state is kept.
 
 ## Read more

@@ -14,7 +14,7 @@ from starlette.websockets import WebSocketDisconnect
 
 from app.main import create_app
 from app.settings import Settings
-from tests.asgi import EMPTY_BODY, Call, http_scope
+from tests.asgi import EMPTY_BODY, Call, Log, http_scope
 
 OURS = "http://localhost:3000"
 LAYERS = [
@@ -206,14 +206,16 @@ def test_every_answer_has_nosniff_and_every_document_a_content_policy(client: Te
 
 
 def test_a_socket_has_a_request_id_and_an_access_record(
-    client: TestClient, caplog: pytest.LogCaptureFixture
+    client: TestClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    log = Log()
+    monkeypatch.setitem(client.app_state, "log", log)
     headers = {"X-Request-ID": "socket-id-1"}
     with client.websocket_connect("/errors/socket/after", headers=headers) as socket:
         assert (b"x-request-id", b"socket-id-1") in (socket.extra_headers or ())
         with pytest.raises(WebSocketDisconnect):
             socket.receive_text()
-    [fields] = [vars(record)["fields"] for record in caplog.records if record.name == "app.access"]
+    [fields] = log.lines
     assert (fields["method"], fields["path"], fields["status"]) == ("WEBSOCKET", "/errors/socket/after", 1008)
 
 
