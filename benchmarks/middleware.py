@@ -1,18 +1,24 @@
-"""What the middleware costs: requests/s with the whole stack, with the tutorials' stack, and with none.
+"""What the middleware costs: requests/s of the service with its whole stack, and with less.
 
-Rounds are interleaved and every figure is a ratio of the same round: a machine that is busy
-slows all three alike. Needs `wrk` (Debian: `apt-get install wrk`). Run it by `make bench`.
+`none` has no middleware, and no access log. `logged` is `none` with uvicorn's own access log, which a server
+has unless told otherwise and for which ours stands. `tutorial` has four duties written as the usual
+tutorials write them. Rounds are interleaved and every figure is a ratio of the same round: a machine that is
+busy slows all alike. Needs `wrk` (Debian: `apt-get install wrk`). Run it by `make bench`.
 """
 
+import logging
+import os
 import re
 import shutil
+import socket
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from contextlib import ExitStack
-from pathlib import Path
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
+from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.middleware.cors import CORSMiddleware
@@ -20,15 +26,16 @@ from fastapi.responses import JSONResponse
 from starlette.middleware.base import RequestResponseEndpoint
 
 from app.main import create_app
-from tests.server import serve
 
-ROUNDS = 7
-SECONDS = 3
+ROUNDS = 15
+SECONDS = 1
+START_SECONDS = 20
 CONNECTIONS = 32
 ROUTES = ("/health", "/items/")
 """A plain JSON route, and one with a class dependency."""
 
-STACKS = ("none", "whole", "tutorial")
+STACKS = ("none", "logged", "whole", "tutorial")
+PAIRS = (("whole", "none"), ("whole", "logged"), ("tutorial", "none"), ("whole", "tutorial"))
 
 
 def whole() -> FastAPI:
@@ -39,6 +46,22 @@ def none() -> FastAPI:
     """The same service, with no middleware of its own."""
     app = create_app()
     app.user_middleware.clear()
+    return app
+
+
+def logged() -> FastAPI:
+    """The same service with no middleware, and with the server's access log, in our queue."""
+    app = none()
+    opened = app.router.lifespan_context
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[Mapping[str, Any]]:
+        async with opened(app) as state:
+            logging.getLogger("uvicorn.access").propagate = True
+            assert state
+            yield state
+
+    app.router.lifespan_context = lifespan
     return app
 
 
@@ -73,6 +96,29 @@ def tutorial() -> FastAPI:
     return app
 
 
+@contextmanager
+def _served(stack: str) -> Iterator[str]:
+    """The address of a server whose output nobody reads, for a reader would take part in the race."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    with tempfile.TemporaryDirectory() as folder:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "uvicorn", f"{__spec__.name}:{stack}", "--factory", "--port", str(port)],
+            env={**os.environ, "APP_DATA_DIR": folder, "APP_UPLOADS_DIR": folder},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        try:
+            for _ in range(START_SECONDS * 10):
+                with suppress(OSError), socket.create_connection(("127.0.0.1", port)):
+                    break
+                time.sleep(0.1)
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            process.kill()
+            process.wait()
+
+
 def _wrk(url: str, seconds: int) -> float:
     done = subprocess.run(
         ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{seconds}s", url], capture_output=True, text=True, check=True
@@ -87,20 +133,14 @@ def main() -> None:
         sys.exit("This benchmark needs wrk: apt-get install wrk")
     ratios: dict[str, list[float]] = {}
     with ExitStack() as running:
-        urls = {}
-        for stack in STACKS:
-            folder = Path(running.enter_context(tempfile.TemporaryDirectory()))
-            app = f"{__spec__.name}:{stack}"
-            urls[stack] = running.enter_context(serve(folder, args=["--factory"], app=app)).url
+        urls = {stack: running.enter_context(_served(stack)) for stack in STACKS}
+        for url in urls.values():
+            _wrk(url + ROUTES[0], SECONDS)  # caches, and the server's own lazy beginnings
         for _ in range(ROUNDS):
             for route in ROUTES:
-                # The first is a warm-up: caches, and the server's own lazy beginnings.
-                rates = {
-                    stack: [_wrk(url + route, 1), _wrk(url + route, SECONDS)][1]
-                    for stack, url in urls.items()
-                }
+                rates = {stack: _wrk(url + route, SECONDS) for stack, url in urls.items()}
                 print(f"{route:10}", *(f"{stack} {rate:.0f}/s" for stack, rate in rates.items()), sep="  ")
-                for over, under in (("whole", "none"), ("tutorial", "none"), ("whole", "tutorial")):
+                for over, under in PAIRS:
                     ratios.setdefault(f"{route:10} {over} / {under}", []).append(rates[over] / rates[under])
     print("\nmedian of the ratios of each round [least to most]")
     for name, values in ratios.items():
