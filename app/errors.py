@@ -5,13 +5,12 @@ On a socket the same error is an HTTP answer before `accept`, and a close code a
 """
 
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from errno import EDQUOT, EFBIG, ENOSPC
 from http import HTTPStatus
 from typing import Any
 from urllib.parse import quote
 
-from fastapi import FastAPI, WebSocket
+from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError, WebSocketRequestValidationError
 from fastapi.requests import HTTPConnection
 from fastapi.responses import JSONResponse, Response
@@ -19,18 +18,13 @@ from fastapi.routing import iter_route_contexts
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
-from starlette.status import WS_1008_POLICY_VIOLATION, WS_1011_INTERNAL_ERROR
-from starlette.types import Receive, Scope, Send
-from starlette.websockets import WebSocketClose, WebSocketState
 
 from app.middleware.request_id import request_id
+from app.realtime.refusals import answer_for
 
 MAX_REPORTED_ERRORS = 20
 MAX_TEXT_LENGTH = 200
 """Characters of a path, a field name or a message that an answer repeats."""
-
-MAX_CLOSE_REASON = 123
-"""Bytes (RFC 6455, section 5.5). A longer reason is an error in the server, and tears the connection."""
 
 UNION_TAG_MESSAGE = "Input tag is not one of the expected tags"
 """For the one message of Pydantic that repeats the input."""
@@ -161,7 +155,9 @@ def add_exception_handlers(app: FastAPI) -> None:
 
 async def _app_error(connection: HTTPConnection, exc: Exception) -> Response:
     assert isinstance(exc, AppError)
-    return _answer(connection, refusal(connection, exc.status, exc.detail, headers=exc.headers), exc.detail)
+    return answer_for(
+        connection, refusal(connection, exc.status, exc.detail, headers=exc.headers), exc.detail
+    )
 
 
 async def _http_exception(connection: HTTPConnection, exc: Exception) -> Response:
@@ -173,20 +169,20 @@ async def _http_exception(connection: HTTPConnection, exc: Exception) -> Respons
         raise exc.__cause__
     if exc.status_code < 400:
         answer = Response(status_code=exc.status_code, headers=exc.headers)
-        return _answer(connection, answer, None)
+        return answer_for(connection, answer, None)
     headers = dict(exc.headers or {})
     if exc.status_code == 405:
         headers["Allow"] = ", ".join(_allowed_methods(connection))
     # A detail of 500 and above was written for us, not for the client; one that is no text has no place here.
     detail = exc.detail if exc.status_code < 500 and isinstance(exc.detail, str) else None
-    return _answer(connection, refusal(connection, exc.status_code, detail, headers=headers), detail)
+    return answer_for(connection, refusal(connection, exc.status_code, detail, headers=headers), detail)
 
 
 async def _validation_error(connection: HTTPConnection, exc: Exception) -> Response:
     assert isinstance(exc, RequestValidationError | WebSocketRequestValidationError)
     errors = [_field_error(error) for error in exc.errors()[:MAX_REPORTED_ERRORS]]
     detail = "The request is not valid; `errors` says where."
-    return _answer(connection, refusal(connection, 422, detail, errors=errors), detail)
+    return answer_for(connection, refusal(connection, 422, detail, errors=errors), detail)
 
 
 async def _exception_group(connection: HTTPConnection, exc: Exception) -> Response:
@@ -210,7 +206,7 @@ def _leaves(group: ExceptionGroup[Exception]) -> Iterator[Exception]:
 
 
 def _field_error(error: dict[str, Any]) -> FieldError:
-    """`input` and `ctx` are left out: they repeat what the client sent, passwords and undecodable bytes alike."""
+    """Without `input` and `ctx`, which repeat what the client sent: passwords, bytes that are no text."""
     message = UNION_TAG_MESSAGE if error["type"] == "union_tag_invalid" else error["msg"]
     # A place may be a name the client chose, of any length and with halves of surrogate pairs.
     loc = [part if isinstance(part, int) else _printable(part) for part in error["loc"]]
@@ -219,37 +215,6 @@ def _field_error(error: dict[str, Any]) -> FieldError:
 
 def _printable(text: str) -> str:
     return text[:MAX_TEXT_LENGTH].encode(errors="replace").decode()
-
-
-class SocketClose(Response):
-    """What a handler returns for an accepted socket, where an HTTP response would tear the connection."""
-
-    def __init__(self, code: int, reason: str) -> None:
-        super().__init__()
-        self.close = WebSocketClose(code, reason.encode()[:MAX_CLOSE_REASON].decode(errors="ignore"))
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        with suppress(OSError):  # the client has left meanwhile
-            await self.close(scope, receive, send)
-
-
-class NoAnswer(Response):
-    """What a handler returns for a socket that is closed already."""
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        pass
-
-
-def _answer(connection: HTTPConnection, response: Response, reason: str | None) -> Response:
-    """`response` itself for HTTP, and for a socket before `accept`, where it becomes the denial."""
-    if not isinstance(connection, WebSocket):
-        return response
-    if WebSocketState.DISCONNECTED in (connection.application_state, connection.client_state):
-        return NoAnswer()
-    if connection.application_state is WebSocketState.CONNECTED:
-        code = WS_1011_INTERNAL_ERROR if response.status_code >= 500 else WS_1008_POLICY_VIOLATION
-        return SocketClose(code, reason or "")
-    return response
 
 
 def _allowed_methods(connection: HTTPConnection) -> list[str]:

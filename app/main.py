@@ -2,7 +2,6 @@
 
 from fastapi import FastAPI
 from fastapi.middleware import Middleware
-from fastapi.middleware.cors import CORSMiddleware
 from fastapi.middleware.gzip import GZipMiddleware
 
 from app import catalogue, explorer
@@ -10,6 +9,7 @@ from app.errors import PROBLEM_RESPONSES, add_exception_handlers
 from app.lifespan import open_state
 from app.middleware.access_log import AccessLogMiddleware
 from app.middleware.body_deadline import BodyDeadlineMiddleware
+from app.middleware.cross_origin import cross_origin
 from app.middleware.head import HeadMiddleware
 from app.middleware.known_host import KnownHostMiddleware
 from app.middleware.lingering_close import LingeringCloseMiddleware
@@ -55,41 +55,25 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 def middleware(settings: Settings) -> list[Middleware]:
     """Outermost first. A request passes downwards, its answer upwards."""
     return [
-        Middleware(
-            StalledSocketMiddleware,  # outermost, for it finds the transport by the server's own `send`
-            seconds=settings.ws_send_timeout,
-        ),
-        Middleware(
-            LingeringCloseMiddleware,  # whoever refuses: the client can read it
-            size=settings.linger_size,
-            seconds=settings.linger_timeout,
-        ),
+        # Outermost, for it finds the transport by the server's own `send`.
+        Middleware(StalledSocketMiddleware, seconds=settings.ws_send_timeout),
+        # Whoever refuses below, the client can read it.
+        Middleware(LingeringCloseMiddleware, size=settings.linger_size, seconds=settings.linger_timeout),
         Middleware(RequestIdMiddleware),  # before the rest, so that all log and answer with the id
         Middleware(AccessLogMiddleware),  # sees every outcome, also the refusals made below
         Middleware(TimingMiddleware),  # so do the response headers
         Middleware(SecurityHeadersMiddleware),
         Middleware(ProblemMiddleware),  # above those that refuse in plain text: CORS, hosts, body limit
         # Above all that can fail, so that a page of an allowed origin can read the error.
-        Middleware(WhenHeaderMiddleware, header=b"origin", inner=cross_origin(settings)),
+        Middleware(WhenHeaderMiddleware, header=b"origin", inner=cross_origin(settings.cors_origins)),
         Middleware(KnownHostMiddleware, allowed_hosts=settings.allowed_hosts),
-        # Below CORS, so that a browser page can read the 500; above gzip, which keeps back the head of a
-        # stream until its first chunk, so that a stream that fails before it is a 500 and not a torn 200.
+        # Below CORS, so that a page can read the 500; above gzip, which keeps back the head of a stream
+        # until its first chunk, so that a stream that fails before it is a 500 and not a torn 200.
         Middleware(UnhandledErrorMiddleware),
         Middleware(HeadMiddleware),  # above gzip, so that HEAD has the very headers of GET
         Middleware(WhenHeaderMiddleware, header=b"accept-encoding", inner=Middleware(GZipMiddleware)),
         Middleware(BodyDeadlineMiddleware, seconds=settings.body_timeout),
     ]
-
-
-def cross_origin(settings: Settings) -> Middleware:
-    return Middleware(
-        CORSMiddleware,
-        allow_origins=settings.cors_origins,
-        allow_credentials=True,
-        allow_methods=["GET", "POST", "DELETE"],
-        allow_headers=["Authorization", "Content-Type", "Last-Event-ID", "X-Request-ID"],
-        expose_headers=["Location", "X-Process-Time", "X-Request-ID"],
-    )
 
 
 app = create_app()

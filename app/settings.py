@@ -79,7 +79,7 @@ class Settings(BaseSettings):
         PositiveInt, _setting("messages of one socket, averaged over ten seconds; more closes 1008")
     ] = 20
     ws_queue_size: Annotated[
-        PositiveInt, _setting("messages that may wait for one slow socket; more closes 1013")
+        int, Field(ge=2), _setting("messages that may wait for one slow socket; more closes 1013")
     ] = 64
     ws_send_timeout: Annotated[
         PositiveFloat, _setting("time for one send to one socket; later the socket is aborted")

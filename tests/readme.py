@@ -1,6 +1,5 @@
 """The tables of the README, made from what they describe. `make fmt` writes them; a test compares them."""
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -49,9 +48,10 @@ TABLES = {"pages": pages, "settings": settings}
 def with_tables(text: str) -> str:
     """`text` with each table between its two comments made anew."""
     for name, table in TABLES.items():
-        marked = rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)"
-        assert re.search(marked, text, re.DOTALL), f"README has no place for the table of {name}"
-        text = re.sub(marked, lambda match: f"{match[1]}{table()}\n{match[2]}", text, flags=re.DOTALL)
+        before, start, rest = text.partition(f"<!-- {name} -->\n")
+        _, end, after = rest.partition(f"<!-- /{name} -->")
+        assert start and end, f"README has no place for the table of {name}"
+        text = f"{before}{start}{table()}\n{end}{after}"
     return text
 
 

@@ -7,7 +7,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 
 class HeadMiddleware:
-    """Runs the `GET` route and sends only its head.
+    """Runs the `GET` route and sends only its head. `Range` is for `GET` alone (RFC 9110, section 14.2).
 
     A route that streams is told, after the head, that the client has left; so an endless
     stream ends at once instead of running for nobody.
@@ -37,8 +37,9 @@ class HeadMiddleware:
         async def receive_until_head() -> Message:
             return {"type": "http.disconnect"} if head_sent else await receive()
 
+        headers = [header for header in scope["headers"] if header[0] != b"range"]
         try:
-            await self.app({**scope, "method": "GET"}, receive_until_head, send_until_body)
+            await self.app({**scope, "method": "GET", "headers": headers}, receive_until_head, send_until_body)
         except (OSError, ClientDisconnect):
             if not head_sent:
                 raise

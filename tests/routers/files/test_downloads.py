@@ -102,6 +102,7 @@ def test_head_has_the_headers_of_get_and_no_body(client: TestClient, place: str)
         h for h in expected.items() if h[0] not in of_request
     ]
     assert client.head(place, headers={"If-None-Match": ETAG}).status_code == 304
+    assert client.head(place, headers={"Range": "bytes=0-2"}).status_code == 200
 
 
 @pytest.mark.parametrize(
