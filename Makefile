@@ -1,5 +1,6 @@
 .DEFAULT_GOAL := help
 PYTHON ?= python3
+PORT ?= 8000
 BIN := .venv/bin
 # Made again when what it is made from changes.
 INSTALLED := .venv/installed
@@ -14,8 +15,8 @@ $(INSTALLED): pyproject.toml constraints.txt
 	touch $@
 
 .PHONY: run
-run: $(INSTALLED) ## serve on http://127.0.0.1:8000
-	$(BIN)/uvicorn app.main:app --ws-max-size 1048576 --timeout-graceful-shutdown 5 --no-server-header
+run: $(INSTALLED) ## serve on http://127.0.0.1:8000 (another port: make run PORT=9000)
+	$(BIN)/uvicorn app.main:app --port $(PORT) --ws-max-size 1048576 --timeout-graceful-shutdown 5 --no-server-header
 
 .PHONY: test
 test: $(INSTALLED) ## prove every claim
@@ -28,16 +29,19 @@ check: $(INSTALLED) ## formatting, lint, types
 	$(BIN)/mypy
 
 .PHONY: fmt
-fmt: $(INSTALLED) ## format, and mend what lint can mend
+fmt: $(INSTALLED) ## format, mend what lint can mend, write the tables of the README
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+	$(BIN)/python -m tests.readme
 
 .PHONY: tour
 tour: $(INSTALLED) ## start the service, walk every call of the contract, print the transcript
 	$(BIN)/python -m tests.tour
 
 .PHONY: bench
-bench: $(INSTALLED) ## what the middleware costs, as ratios of one run (needs wrk)
+bench: $(INSTALLED) ## what things cost, as ratios of one run (needs wrk)
+	$(BIN)/python -m benchmarks.dependencies
+	$(BIN)/python -m benchmarks.responses
 	$(BIN)/python -m benchmarks.middleware
 
 .PHONY: clean

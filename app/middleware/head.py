@@ -39,7 +39,9 @@ class HeadMiddleware:
 
         headers = [header for header in scope["headers"] if header[0] != b"range"]
         try:
-            await self.app({**scope, "method": "GET", "headers": headers}, receive_until_head, send_until_body)
+            await self.app(
+                {**scope, "method": "GET", "headers": headers}, receive_until_head, send_until_body
+            )
         except (OSError, ClientDisconnect):
             if not head_sent:
                 raise

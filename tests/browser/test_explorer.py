@@ -1,16 +1,14 @@
 """The web pages in a real browser: what it says on its console, whom it calls, and whether it all fits."""
 
-import os
-import shutil
 from collections.abc import Iterator
 
 import pytest
 from playwright.sync_api import Browser, Page, ViewportSize, sync_playwright
 
 from app.catalogue import PAGES
+from tests.programs import program
 from tests.server import Server
 
-CHROMIUM = shutil.which("chromium")
 ARGUMENTS = (
     "--headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking "
     "--disable-component-update --disable-sync"
@@ -21,11 +19,9 @@ DESK = ViewportSize(width=1280, height=900)
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    if CHROMIUM is None:
-        reason = "no chromium on the PATH"
-        pytest.fail(reason) if os.environ.get("CI") == "true" else pytest.skip(reason)
+    chromium = program("chromium")
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        browser = playwright.chromium.launch(executable_path=chromium, args=ARGUMENTS)
         yield browser
         browser.close()
 
