@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
-from websockets.exceptions import ConnectionClosed
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
+from websockets.typing import Origin
 
 from tests.server import Server, serve
 
@@ -112,6 +113,13 @@ def sockets(tour: Tour) -> None:
             tour.hears("7", seven, "You wrote: hi", "Client #7 says: hi")
             tour.hears("8", eight, "Client #7 says: hi")
         tour.hears("8", eight, "Client #7 left the chat")
+    evil = Origin("https://evil.example")
+    try:
+        connect(f"{tour.server.ws_url}/chat", origin=evil, open_timeout=TIMEOUT)
+        tour.check(False, "a refusal of a foreign origin")
+    except InvalidStatus as refused:
+        print(f"> WS /chat from {evil}\n< {refused.response.status_code} before the handshake")
+        tour.check(refused.response.status_code == 403, "status 403")
     with tour.socket("/chat") as one, tour.socket("/chat") as other:
         tour.says(one, "hi all")
         tour.hears("one", one, "User said: hi all")
@@ -197,6 +205,7 @@ def files(tour: Tour) -> None:
     tour.check(part.content == b"one", "three bytes")
     tour.call("GET", location, 304, headers={"If-None-Match": whole.headers["etag"]})
     tour.call("POST", "/upload", 415, files={"file": ("x.png", b"<script>alert(1)</script>")})
+    tour.call("POST", "/upload", 413, files={"file": ("big.txt", b"x" * 11_000_000)})
     download = tour.call("GET", "/download")
     tour.check("downloaded.zip" in download.headers["content-disposition"], "the name")
     tour.check(zipfile.ZipFile(io.BytesIO(download.content)).testzip() is None, "a zip that is whole")

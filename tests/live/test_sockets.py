@@ -113,9 +113,12 @@ def test_at_sigterm_sockets_are_closed_with_1012_and_the_server_exits_though_a_c
         )
         events = stream.iter_text()
         next(events)
+        text = {"file": ("long.txt", b"some words " * 900_000)}
+        order = {"file_id": httpx2.post(f"{server.url}/upload/", files=text).json()["id"]}
+        assert httpx2.post(f"{server.url}/tasks", json=order).status_code == 202
         for _ in range(ENOUGH // 2):
             say(one, LARGE, other)
-        assert server.stop() < 3
+        assert server.stop() < 2
         for socket in (one, other):
             with pytest.raises(ConnectionClosed) as closed:
                 socket.recv(LIMIT)
