@@ -123,29 +123,35 @@ async def test_stopping_passes_through_a_job_that_catches_every_exception(settin
     assert task.status == "cancelled"
 
 
+class Deaf:
+    """A job that hears of no cancellation, and ends when it is `opened`."""
+
+    def __init__(self) -> None:
+        self.begun = threading.Event()
+        self.opened = threading.Event()
+        self.thread: threading.Thread | None = None
+
+    def __call__(self, progress: Progress) -> Result:
+        self.thread = threading.current_thread()
+        self.begun.set()
+        self.opened.wait(SECONDS)
+        return Result()
+
+
 async def test_a_job_that_ignores_its_cancellation_holds_up_the_end_for_a_moment_only(
     settings: Settings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(tasks, "STOP_SECONDS", 0.02)
-    begun = threading.Event()
-    opened = threading.Event()
-    threads: list[threading.Thread] = []
-
-    def deaf(progress: Progress) -> Result:
-        threads.append(threading.current_thread())
-        begun.set()
-        opened.wait(SECONDS)
-        return Result()
-
+    deaf = Deaf()
     with anyio.fail_after(SECONDS / 2):
         async with open_tasks(settings) as manager:
             task = manager.submit(deaf)
-            await anyio.to_thread.run_sync(begun.wait, SECONDS)
+            await anyio.to_thread.run_sync(deaf.begun.wait, SECONDS)
     assert task.status == "cancelled"
     assert "task ignores its cancellation" in caplog.messages
-    assert threads[0].daemon
-    opened.set()
-    threads[0].join(SECONDS)
+    assert deaf.thread and deaf.thread.daemon
+    deaf.opened.set()
+    deaf.thread.join(SECONDS)
 
 
 async def test_a_thread_that_outlives_the_event_loop_ends_in_silence() -> None:
@@ -153,24 +159,16 @@ async def test_a_thread_that_outlives_the_event_loop_ends_in_silence() -> None:
         async def lifespan() -> None:
             async with open_tasks(Settings(task_workers=1)) as manager:
                 manager.submit(deaf)
-                await anyio.to_thread.run_sync(begun.wait, SECONDS)
+                await anyio.to_thread.run_sync(deaf.begun.wait, SECONDS)
 
         asyncio.run(lifespan())
 
-    begun = threading.Event()
-    opened = threading.Event()
-    threads: list[threading.Thread] = []
-
-    def deaf(progress: Progress) -> Result:
-        threads.append(threading.current_thread())
-        begun.set()
-        opened.wait(SECONDS)
-        return Result()
-
+    deaf = Deaf()
     await anyio.to_thread.run_sync(run)
-    opened.set()
-    threads[0].join(SECONDS)
-    assert not threads[0].is_alive()
+    deaf.opened.set()
+    assert deaf.thread
+    deaf.thread.join(SECONDS)
+    assert not deaf.thread.is_alive()
 
 
 async def test_two_managers_share_nothing(settings: Settings) -> None:
