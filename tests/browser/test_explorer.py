@@ -86,6 +86,8 @@ def test_swagger_ui_shows_the_operations_and_calls_them_without_a_foreign_host(t
     block = tab.page.locator("#operations-middleware-sleep_middleware_timing_sleep_get")
     block.locator(".opblock-summary-control").click()
     assert tab.page.locator(".opblock-summary-path").count() > len(PAGES)
+    badge = tab.page.locator(".version").first  # its text is white, and its box brings the colour behind it
+    assert badge.evaluate("each => getComputedStyle(each).backgroundColor") == "rgba(0, 0, 0, 0)"
     assert not tab.is_wider_than_its_window()
     tab.page.set_viewport_size(DESK)
     block.get_by_role("button", name="Try it out").click()

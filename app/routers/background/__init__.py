@@ -1,4 +1,4 @@
 """Background work
 
-Work that outlives the request: after the answer, beside it, and across a restart.
+Work that outlives the request: after the answer, and beside it.
 """

@@ -2,7 +2,7 @@
 
 Three sockets that answer what tutorials promise. `/ws` echoes; `/ws/{client_id}` confirms a message to
 its sender and tells it to everybody; `/chat` only tells it to everybody. Use this for live updates within
-one process; rooms with names, history and several processes are on the next page.
+one process.
 
 An endpoint is a loop over `connection.messages()` inside `async with connections.connect(...)`. The
 `ConnectionManager` in `app/realtime/connections.py` is in the lifespan state. It gives each connection
