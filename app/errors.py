@@ -26,8 +26,11 @@ MAX_REPORTED_ERRORS = 20
 MAX_TEXT_LENGTH = 200
 """Characters of a path, a field name or a message that an answer repeats."""
 
-UNION_TAG_MESSAGE = "Input tag is not one of the expected tags"
-"""For the one message of Pydantic that repeats the input."""
+REPEATING = ("union_tag_invalid", "byte_size_unit", "import_error", "uuid_parsing")
+"""Types of Pydantic's errors whose message repeats what was sent."""
+
+UNREADABLE_BODY = "There was an error parsing the body"
+"""FastAPI's own words, by which alone its 400 can be told from one of an endpoint."""
 
 DISK_FULL = (ENOSPC, EDQUOT, EFBIG)
 
@@ -163,7 +166,7 @@ async def _app_error(connection: HTTPConnection, exc: Exception) -> Response:
 async def _http_exception(connection: HTTPConnection, exc: Exception) -> Response:
     assert isinstance(exc, HTTPException)
     # FastAPI makes a 400 of all that fails while it reads a form, also when its temporary file does.
-    if isinstance(exc.__cause__, OSError):
+    if exc.detail == UNREADABLE_BODY and isinstance(exc.__cause__, OSError):
         if exc.__cause__.errno in DISK_FULL:
             return await _app_error(connection, InsufficientStorage())
         raise exc.__cause__
@@ -207,7 +210,7 @@ def _leaves(group: ExceptionGroup[Exception]) -> Iterator[Exception]:
 
 def _field_error(error: dict[str, Any]) -> FieldError:
     """Without `input` and `ctx`, which repeat what the client sent: passwords, bytes that are no text."""
-    message = UNION_TAG_MESSAGE if error["type"] == "union_tag_invalid" else error["msg"]
+    message = "Input should be valid" if error["type"] in REPEATING else error["msg"]
     # A place may be a name the client chose, of any length and with halves of surrogate pairs.
     loc = [part if isinstance(part, int) else _printable(part) for part in error["loc"]]
     return FieldError(loc=loc, msg=_printable(message), type=error["type"])

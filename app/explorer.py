@@ -42,7 +42,10 @@ class Catalogue(BaseModel):
 
 
 def install(app: FastAPI, settings: Settings) -> None:
-    """Adds the explorer, its static files and, if the settings say so, the API documentation."""
+    """Adds the static files and, if the settings say so, the explorer and the API documentation."""
+    app.mount("/static", SiteFiles(directory=STATIC), name="static")
+    if not settings.docs:
+        return
     templates = Jinja2Templates(ROOT / "app" / "templates")
     markdown = MarkdownIt("commonmark", {"html": False, "highlight": colour}).enable("table")
     # Each text is rendered once for an app. Only what our own files say is rendered, so the caches end there.
@@ -50,10 +53,8 @@ def install(app: FastAPI, settings: Settings) -> None:
     templates.env.filters["inline_markdown"] = cache(markdown.renderInline)
     templates.env.filters["colour"] = cache(colour)
     app.openapi_tags = [{"name": name, "description": describe_group(name)[1]} for name in GROUPS]
-    app.mount("/static", SiteFiles(directory=STATIC), name="static")
     app.include_router(explorer_router(templates))
-    if settings.docs:
-        api_docs.install(app, templates)
+    api_docs.install(app, templates)
 
 
 def explorer_router(templates: Jinja2Templates) -> APIRouter:

@@ -8,7 +8,7 @@ import logging
 import sys
 import threading
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 from queue import Empty, SimpleQueue
@@ -26,6 +26,9 @@ SERVER_NOISE = (
     '%s - "WebSocket %s"',  # uvicorn's own record of a socket, with its query string
     "ASGI callable returned without completing handshake.",  # said of every socket that was refused
 )
+
+MEMBERS = ("time", "level", "logger", "message", "request_id")
+"""What every line has, and no field of a caller replaces."""
 
 LINES_DROPPED = {"level": "WARNING", "logger": "app.logs", "message": "lines dropped"}
 LINE_LOST = {"level": "ERROR", "logger": "app.logs", "message": "line lost"}
@@ -49,7 +52,7 @@ class LogWriter:
         self._thread = threading.Thread(target=self._write_all, name="log-writer", daemon=True)
         self._thread.start()
 
-    def write(self, level: str, logger: str, message: str, **fields: object) -> None:
+    def write(self, level: str, logger: str, message: str, /, **fields: object) -> None:
         """Takes a line and does not wait. It is made into text later: hand over nothing that will change."""
         if self._queue.qsize() >= self._size:
             self._count(1)
@@ -131,6 +134,8 @@ class QueueingHandler(logging.Handler):
     def __init__(self, writer: LogWriter) -> None:
         super().__init__()
         self.writer = writer
+        self.apps = 0
+        self.undo = ExitStack()
 
     def emit(self, record: logging.LogRecord) -> None:
         # Here and not in the thread: the arguments may have changed by then.
@@ -138,9 +143,12 @@ class QueueingHandler(logging.Handler):
             message = record.getMessage()
         except Exception:
             message = f"{record.msg} (its arguments do not fit)"
-        fields = getattr(record, "fields", {})
+        given = getattr(record, "fields", None)
+        fields: dict[str, object] = {}
+        if isinstance(given, Mapping):
+            fields = {f"field_{name}" if name in MEMBERS else str(name): given[name] for name in given}
         if record.exc_info and record.exc_info[1]:
-            fields = {**fields, "traceback": record.exc_info[1]}
+            fields["traceback"] = record.exc_info[1]
         self.writer.write(record.levelname, record.name, message, **fields)
 
 
@@ -148,25 +156,28 @@ class QueueingHandler(logging.Handler):
 def logging_to_queue(settings: Settings) -> Iterator[LogWriter]:
     """Sends every log line of the process, uvicorn's too, through one `LogWriter` to stdout.
 
-    A second app in the same process joins the first one's log. uvicorn's own access log is turned off,
-    for it has no request id and prints the query string.
+    Further apps in the same process join the first one's log; it ends with the last of them. uvicorn's own
+    access log is turned off, for it has no request id and prints the query string.
     """
     root = logging.getLogger()
-    for other in root.handlers:
-        if isinstance(other, QueueingHandler):
-            yield other.writer
-            return
-
-    handler = QueueingHandler(LogWriter(sys.stdout, settings.log_queue_size))
-    with ExitStack() as stack:
-        stack.callback(handler.writer.close)
+    handler = next((each for each in root.handlers if isinstance(each, QueueingHandler)), None)
+    if handler is None:
+        handler = QueueingHandler(LogWriter(sys.stdout, settings.log_queue_size))
+        handler.undo.callback(handler.writer.close)
         for name in ("uvicorn", "uvicorn.error", "uvicorn.access"):
-            stack.enter_context(_handed_up(logging.getLogger(name), propagate=name != "uvicorn.access"))
-        stack.callback(root.setLevel, root.level)
-        stack.callback(root.removeHandler, handler)
+            propagate = name != "uvicorn.access"
+            handler.undo.enter_context(_handed_up(logging.getLogger(name), propagate=propagate))
+        handler.undo.callback(root.setLevel, root.level)
+        handler.undo.callback(root.removeHandler, handler)
         root.setLevel(settings.log_level)
         root.addHandler(handler)
+    handler.apps += 1
+    try:
         yield handler.writer
+    finally:
+        handler.apps -= 1
+        if handler.apps == 0:
+            handler.undo.close()
 
 
 @contextmanager

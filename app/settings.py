@@ -7,6 +7,7 @@ Values come from the environment with the prefix `APP_` (`APP_MAX_UPLOAD_SIZE=50
 Sizes are bytes, times are seconds.
 """
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
@@ -15,6 +16,9 @@ from pydantic import Field, PositiveFloat, PositiveInt, SecretStr, field_validat
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 ROOT = Path(__file__).parent.parent
+
+ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://([a-z0-9._-]+|\[[0-9a-f:]+\])(:\d{1,5})?")
+"""What a browser sends, letter by letter (RFC 6454, section 6.2)."""
 
 MULTIPART_OVERHEAD = 64 * 1024
 """What the boundaries and part headers of an upload may add to the file itself."""
@@ -30,7 +34,7 @@ class Settings(BaseSettings):
         env_prefix="APP_", frozen=True, extra="forbid", hide_input_in_errors=True
     )
 
-    docs: Annotated[bool, _setting("serve `/docs`, `/redoc` and `/openapi.json`")] = True
+    docs: Annotated[bool, _setting("serve the explorer, `/docs`, `/redoc` and `/openapi.json`")] = True
     log_level: Annotated[
         Literal["DEBUG", "INFO", "WARNING", "ERROR"], _setting("the least level that is logged")
     ] = "INFO"
@@ -41,17 +45,16 @@ class Settings(BaseSettings):
     data_dir: Annotated[Path, _setting("folder of the database file and the outbox")] = ROOT / "data"
     uploads_dir: Annotated[Path, _setting("folder of received files")] = ROOT / "uploads"
     database_url: Annotated[
-        str, _setting("SQLAlchemy URL with an async driver; empty: `app.sqlite3` in `APP_DATA_DIR`")
-    ] = ""
+        SecretStr, _setting("SQLAlchemy URL with an async driver; empty: `app.sqlite3` in `APP_DATA_DIR`")
+    ] = SecretStr("")
 
-    allowed_hosts: Annotated[list[str], _setting("values of `Host` that are answered; others get 400")] = [
-        "localhost",
-        "127.0.0.1",
-        "testserver",
-    ]
+    allowed_hosts: Annotated[
+        tuple[str, ...], _setting("values of `Host` that are answered; others get 400")
+    ] = ("localhost", "127.0.0.1", "testserver")
     cors_origins: Annotated[
-        list[str], _setting("origins that may read answers and open sockets, with credentials; never `*`")
-    ] = ["http://localhost:3000"]
+        tuple[str, ...],
+        _setting("origins that may read answers and open sockets, with credentials; never `*`"),
+    ] = ("http://localhost:3000",)
 
     max_body_size: Annotated[PositiveInt, _setting("request body, all routes but uploads; more is 413")] = (
         1_000_000
@@ -60,9 +63,9 @@ class Settings(BaseSettings):
         PositiveFloat, _setting("time for a whole request body to arrive; later is 408")
     ] = 60.0
     linger_size: Annotated[
-        PositiveInt, _setting("rest of a refused body that is taken in before the connection is closed")
+        PositiveInt, _setting("rest of a body that nobody reads, taken in before the connection is closed")
     ] = 64 * 1024 * 1024
-    linger_timeout: Annotated[PositiveFloat, _setting("time for the rest of a refused body")] = 5.0
+    linger_timeout: Annotated[PositiveFloat, _setting("time for the rest of a body that nobody reads")] = 5.0
     max_upload_size: Annotated[PositiveInt, _setting("one uploaded file; more is 413")] = 10 * 1024 * 1024
     max_image_pixels: Annotated[
         PositiveInt, _setting("pixels of an uploaded image once decoded; more is 415")
@@ -134,10 +137,11 @@ class Settings(BaseSettings):
 
     @field_validator("cors_origins")
     @classmethod
-    def _origins_are_listed_one_by_one(cls, origins: list[str]) -> list[str]:
-        for origin in origins:
-            if "*" in origin or "://" not in origin or origin.endswith("/"):
-                raise ValueError("list each origin as scheme://host[:port]; '*' and 'null' admit every site")
+    def _origins_are_listed_one_by_one(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
+        if not all(ORIGIN.fullmatch(origin) for origin in origins):
+            raise ValueError(
+                "list each origin as scheme://host[:port] in small letters; '*' admits every site"
+            )
         return origins
 
     @field_validator("smtp_url")
@@ -160,7 +164,7 @@ class Settings(BaseSettings):
 
     @property
     def sqlalchemy_url(self) -> str:
-        return self.database_url or f"sqlite+aiosqlite:///{self.data_dir / 'app.sqlite3'}"
+        return self.database_url.get_secret_value() or f"sqlite+aiosqlite:///{self.data_dir / 'app.sqlite3'}"
 
     @property
     def max_upload_body_size(self) -> int:

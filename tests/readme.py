@@ -34,7 +34,7 @@ def _shown(default: Any) -> str:
             return "empty"
         case Path():
             return f"`{default.relative_to(ROOT)}/`"
-        case list():
+        case tuple():
             return "<br>".join(f"`{item}`" for item in default)
         case int() if not isinstance(default, bool):
             return f"`{default:_}`"

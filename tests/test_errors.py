@@ -2,12 +2,15 @@
 
 import asyncio
 from collections.abc import Iterator
+from typing import Any
+from uuid import UUID
 
 import fastapi
 import pytest
 from fastapi import FastAPI, WebSocket
 from fastapi.responses import PlainTextResponse, Response
 from fastapi.testclient import TestClient
+from pydantic import ByteSize, ImportString
 from starlette.exceptions import HTTPException
 from starlette.testclient import WebSocketDenialResponse
 from starlette.types import Message
@@ -32,6 +35,16 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
     @app.get("/probe/object")
     async def has_an_object_for_a_detail() -> None:
         raise fastapi.HTTPException(400, {"password": "hunter2"})
+
+    @app.get("/probe/cause")
+    async def is_missing() -> None:
+        try:
+            raise FileNotFoundError("/etc/hunter2")
+        except FileNotFoundError as exc:
+            raise HTTPException(404, "No such file.") from exc
+
+    @app.get("/probe/types")
+    async def takes_odd_types(size: ByteSize, module: ImportString[Any], id: UUID) -> None: ...
 
     @app.get("/probe/dependency")
     async def fails_with_headers() -> None:
@@ -72,6 +85,17 @@ def test_every_status_has_a_problem_known_or_not(client: TestClient, status: int
 
 def test_a_detail_that_is_no_text_is_not_shown(client: TestClient) -> None:
     assert client.get("/probe/object").json()["detail"] == "Bad Request"
+
+
+def test_an_http_exception_raised_from_an_os_error_keeps_its_status(client: TestClient) -> None:
+    answer = client.get("/probe/cause")
+    assert (answer.status_code, answer.json()["detail"]) == (404, "No such file.")
+
+
+def test_no_message_of_pydantic_repeats_the_input(client: TestClient) -> None:
+    answer = client.get("/probe/types", params={"size": "12hunter2", "module": "hunter2:x", "id": "hunter2"})
+    assert answer.status_code == 422 and len(answer.json()["errors"]) == 3
+    assert "hunter2" not in answer.text
 
 
 @pytest.mark.parametrize("path", ["/probe/dependency", "/probe/deep"])

@@ -176,11 +176,14 @@ def test_trap_the_docs_of_the_framework_need_a_foreign_host_and_an_inline_script
     assert "<script>" in TestClient(FastAPI()).get("/docs").text
 
 
-def test_without_docs_there_is_no_documentation_and_no_link_to_it(tmp_path: Path) -> None:
-    client = TestClient(create_app(Settings(docs=False, data_dir=tmp_path, uploads_dir=tmp_path)))
-    assert [client.get(path).status_code for path in DOCS] == [404] * len(DOCS)
-    links = Elements(client.get("/").text).attributes("href")
-    assert "/catalogue" in links and not {"/docs", "/redoc"} & set(links)
+def test_without_docs_there_is_no_documentation_no_explorer_and_no_link_to_them(tmp_path: Path) -> None:
+    settings = Settings(docs=False, data_dir=tmp_path, uploads_dir=tmp_path)
+    paths = [*DOCS, "/", "/catalogue", f"/pages/{PAGES[0].path}"]
+    with TestClient(create_app(settings)) as client:
+        assert [client.get(path).status_code for path in paths] == [404] * len(paths)
+        links = Elements(client.get("/items/foo").text).attributes("href")
+        assert not set(paths) & set(links)
+        assert client.get("/static/style.css").status_code == 200
 
 
 def test_code_is_escaped_in_whatever_language() -> None:

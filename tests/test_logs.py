@@ -3,7 +3,7 @@ import json
 import logging
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -151,6 +151,28 @@ def test_a_record_that_cannot_be_shown_does_not_end_the_log() -> None:
         "after",
     ]
     assert output.lines[2]["error"] == "LookupError"
+
+
+def test_fields_of_any_kind_stop_no_call_and_forge_no_member() -> None:
+    output = Output()
+    with logger_to(output) as logger:
+        logger.info("true", extra={"fields": {"message": "false", "level": "ERROR", 1: 2}})
+        logger.info("odd", extra={"fields": 5})
+    first, second = output.lines
+    assert (first["message"], first["level"]) == ("true", "INFO")
+    assert (first["field_message"], first["field_level"], first["1"]) == ("false", "ERROR", 2)
+    assert second["message"] == "odd"
+
+
+def test_the_log_ends_with_the_last_of_its_apps(settings: Settings) -> None:
+    root = logging.getLogger()
+    before = list(root.handlers)
+    first, second = ExitStack(), ExitStack()
+    assert first.enter_context(logging_to_queue(settings)) is second.enter_context(logging_to_queue(settings))
+    first.close()
+    assert [type(each) for each in root.handlers if each not in before] == [QueueingHandler]
+    second.close()
+    assert root.handlers == before
 
 
 def test_a_record_says_what_its_arguments_were_when_it_was_made() -> None:

@@ -8,6 +8,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 logger = logging.getLogger("app.access")
 
+MAX_PATH = 1_000
+"""Characters of a path. The log is limited by lines, so a line must be limited too."""
+
 
 class AccessLogMiddleware:
     """Logs method, path, status, bytes and the seconds to the **last** byte.
@@ -38,7 +41,7 @@ class AccessLogMiddleware:
                     logger.name,
                     "request",
                     method=scope.get("method", "WEBSOCKET"),
-                    path=scope["path"],
+                    path=scope["path"][:MAX_PATH],
                     status=exchange.status,
                     outcome=exchange.outcome,
                     bytes=exchange.body_bytes,

@@ -12,7 +12,8 @@ class BodyDeadlineMiddleware:
     """Raises a 408 in the reader when the body is not complete `seconds` after the head.
 
     It is an `HTTPException`, because FastAPI turns every other exception of a body reader into a 400.
-    Only reading is timed: a slow endpoint is not cut. The connection is closed after the answer,
+    Only reading is timed: a slow endpoint is not cut, nor is an answer that has begun, for what reads then
+    only listens for the client to leave. The connection is closed after the answer,
     for the rest of the body would otherwise be taken for the next request.
     """
 
@@ -25,24 +26,31 @@ class BodyDeadlineMiddleware:
             return self.app(scope, receive, send)
 
         deadline = perf_counter() + self.seconds
-        complete = False
+        over = False
 
         async def receive_in_time() -> Message:
-            nonlocal complete
-            if complete:
+            nonlocal over
+            if over:
                 return await receive()
             try:
                 async with asyncio.timeout(deadline - perf_counter()):
                     message = await receive()
             except TimeoutError:
+                if over:  # the answer has begun while this waited
+                    return await receive()
                 raise HTTPException(408, "The request body did not arrive in time.") from None
-            complete = not message.get("more_body", False)
+            over = over or not message.get("more_body", False)
             return message
 
-        return self.app(scope, receive_in_time, send)
+        def send_and_stop_timing(message: Message) -> Awaitable[None]:
+            nonlocal over
+            over = True
+            return send(message)
+
+        return self.app(scope, receive_in_time, send_and_stop_timing)
 
 
 def has_body(scope: Scope) -> bool:
     """Whether the request announces a body (RFC 9112, section 6.3)."""
     headers = dict(scope["headers"])
-    return b"content-length" in headers or b"transfer-encoding" in headers
+    return headers.get(b"content-length", b"0") != b"0" or b"transfer-encoding" in headers

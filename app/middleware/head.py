@@ -6,6 +6,10 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 
+class HeadWasSent(OSError):
+    """For the route: an `OSError` is what a server raises when the client has left (ASGI, HTTP spec 2.4)."""
+
+
 class HeadMiddleware:
     """Runs the `GET` route and sends only its head. `Range` is for `GET` alone (RFC 9110, section 14.2).
 
@@ -30,7 +34,7 @@ class HeadMiddleware:
                 await send(message)
             elif message["type"] == "http.response.body":
                 if head_sent:
-                    raise OSError  # what a server raises when the client has left (ASGI, HTTP spec 2.4)
+                    raise HeadWasSent
                 head_sent = True
                 await send({"type": "http.response.body", "body": b"", "more_body": False})
 
@@ -42,6 +46,6 @@ class HeadMiddleware:
             await self.app(
                 {**scope, "method": "GET", "headers": headers}, receive_until_head, send_until_body
             )
-        except (OSError, ClientDisconnect):
+        except (HeadWasSent, ClientDisconnect):
             if not head_sent:
                 raise

@@ -1,4 +1,4 @@
-"""Refusals that the client can read though it is still sending its body."""
+"""Answers that the client can read though it is still sending its body, and an end to that body."""
 
 import asyncio
 from collections.abc import Awaitable
@@ -10,11 +10,12 @@ from app.middleware.body_deadline import has_body
 
 
 class LingeringCloseMiddleware:
-    """After an error that is sent before the body has arrived, takes in the rest for a while, then closes.
+    """After an answer that is sent before the body has arrived, takes in the rest for a while, then closes.
 
     A server that closes at once makes the system reset the connection, and most clients (browsers, urllib,
     requests) then report a broken pipe instead of the 413. A server that keeps the connection has to take in
-    whatever the client sends, for as long as it likes. Here both `size` and `seconds` are limited.
+    whatever the client sends, for as long as it likes. Here both `size` and `seconds` are limited. No other
+    limit reaches a body that the endpoint does not read, for they all count what it reads.
     """
 
     def __init__(self, app: ASGIApp, size: int, seconds: float) -> None:
@@ -25,10 +26,10 @@ class LingeringCloseMiddleware:
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         if scope["type"] != "http" or not has_body(scope):
             return self.app(scope, receive, send)
-        return self._refuse_readably(scope, receive, send)
+        return self._answer_readably(scope, receive, send)
 
-    async def _refuse_readably(self, scope: Scope, receive: Receive, send: Send) -> None:
-        exchange = Exchange(receive, send)
+    async def _answer_readably(self, scope: Scope, receive: Receive, send: Send) -> None:
+        exchange = AnsweredEarly(receive, send)
         await self.app(scope, exchange.receive, exchange.send)
         # Only here, when all that the request held is free again.
         if exchange.end_is_due:
@@ -38,7 +39,7 @@ class LingeringCloseMiddleware:
             await send({"type": "http.response.body", "body": b""})
 
 
-class Exchange:
+class AnsweredEarly:
     """One request with a body, and its answer, of which the end is kept back."""
 
     def __init__(self, receive: Receive, send: Send) -> None:
@@ -56,11 +57,11 @@ class Exchange:
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
-            self._lingers = message["status"] >= 400 and not self._body_arrived
+            self._lingers = not self._body_arrived
             if self._lingers:
                 headers = [(n, v) for n, v in message.get("headers", ()) if n != b"connection"]
                 message = {**message, "headers": [*headers, (b"connection", b"close")]}
-        elif message["type"] == "http.response.body" and self._lingers and not message.get("more_body"):
+        elif self._lingers and not self._body_arrived and not message.get("more_body"):
             # Nothing of the answer waits, only the mark at which the server closes the connection.
             self.end_is_due = True
             message = {**message, "more_body": True}

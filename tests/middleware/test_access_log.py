@@ -95,6 +95,10 @@ async def test_the_level_of_the_logger_turns_the_records_off() -> None:
         await record_of(answers, http_scope(), EMPTY_BODY)
 
 
+async def test_a_long_path_is_cut() -> None:
+    assert len((await record_of(answers, http_scope("/" + "x" * 60_000), EMPTY_BODY))["path"]) == 1_000
+
+
 async def test_the_query_string_is_not_logged() -> None:
     scope = {**http_scope("/login"), "query_string": b"password=hunter2"}
     assert "hunter2" not in str(await record_of(answers, scope, EMPTY_BODY))

@@ -1,9 +1,10 @@
 import asyncio
+from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
 import pytest
 from fastapi import Body, FastAPI, Form, Request
-from fastapi.responses import PlainTextResponse
+from fastapi.responses import PlainTextResponse, StreamingResponse
 from starlette.exceptions import HTTPException
 from starlette.types import Message, Receive, Scope, Send
 
@@ -75,6 +76,18 @@ async def test_a_body_in_time_is_passed_on_and_a_slow_endpoint_is_not_cut() -> N
     assert call.body == b"done"
 
 
+async def test_an_answer_that_has_begun_is_not_cut() -> None:
+    async def lines() -> AsyncIterator[str]:
+        yield "first"
+        await asyncio.sleep(0.05)
+        yield "last"
+
+    app = BodyDeadlineMiddleware(StreamingResponse(lines()), seconds=0.01)
+    call = Call(app, http_scope("/", "POST", [LENGTH]))  # announces a body and never sends it
+    await call.run()
+    assert call.body == b"firstlast"
+
+
 async def test_the_limit_is_for_the_whole_body_and_not_for_each_piece() -> None:
     async def read(scope: Scope, receive: Receive, send: Send) -> None:
         while (await receive())["more_body"]:
@@ -95,10 +108,10 @@ async def test_only_a_request_that_announces_a_body_is_timed(header: tuple[bytes
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         given.append(receive)
 
-    for headers in ([], [header]):
+    for headers in ([], [(b"content-length", b"0")], [header]):
         call = Call(BodyDeadlineMiddleware(app, seconds=1), http_scope(headers=headers))
         await call.run()
-    assert (given[0].__name__, given[1].__name__) == ("get", "receive_in_time")
+    assert [receive.__name__ for receive in given] == ["get", "get", "receive_in_time"]
 
 
 async def test_trap_an_error_of_our_own_in_a_reader_is_taken_for_a_broken_body() -> None:

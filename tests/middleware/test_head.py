@@ -62,6 +62,15 @@ async def test_an_error_before_the_head_is_an_error() -> None:
         await Call(HeadMiddleware(app), http_scope(method="HEAD"), EMPTY_BODY).run()
 
 
+async def test_an_error_after_the_head_is_an_error_too() -> None:
+    async def fails() -> None:
+        raise ConnectionRefusedError
+
+    app = HeadMiddleware(PlainTextResponse("x", background=BackgroundTask(fails)))
+    with pytest.raises(ConnectionRefusedError):
+        await Call(app, http_scope(method="HEAD"), EMPTY_BODY).run()
+
+
 async def test_other_methods_pass_unchanged() -> None:
     call = Call(HeadMiddleware(Response(b"body")), http_scope(), EMPTY_BODY)
     await call.run()

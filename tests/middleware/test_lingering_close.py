@@ -85,12 +85,29 @@ async def test_a_client_that_has_left_ends_it() -> None:
         assert (await exchange(app, [{"type": "http.disconnect"}]))[-1] == ("", False)
 
 
-async def test_an_answer_after_the_whole_body_or_of_success_is_left_alone() -> None:
+async def test_an_answer_after_the_whole_body_is_left_alone() -> None:
     whole = [chunk(10, more_body=False)]
     app = LingeringCloseMiddleware(read_and_refuse, size=1_000, seconds=5)
     assert await exchange(app, whole) == ["received", ("head", True), ("no", False)]
-    app = LingeringCloseMiddleware(accept, size=1_000, seconds=5)
-    assert await exchange(app, whole) == [("head", True), ("yes", False)]
+
+
+async def test_a_success_that_did_not_look_at_the_body_ends_the_connection_too() -> None:
+    app = LingeringCloseMiddleware(accept, size=25, seconds=5)
+    events = await exchange(app, [chunk(10)] * 100)
+    assert events[:2] == [("closing head", True), ("yes", True)]
+    assert events.count("received") == 3
+
+
+async def test_an_answer_that_reads_on_is_not_held_up() -> None:
+    async def echo(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200})
+        while (await receive()).get("more_body"):
+            pass
+        await send({"type": "http.response.body", "body": b"all"})
+
+    app = LingeringCloseMiddleware(echo, size=1_000, seconds=5)
+    events = await exchange(app, [chunk(10), chunk(10, more_body=False)])
+    assert events == [("closing head", True), "received", "received", ("all", False)]
 
 
 async def test_a_request_without_a_body_is_left_alone() -> None:
@@ -98,11 +115,11 @@ async def test_a_request_without_a_body_is_left_alone() -> None:
     assert await exchange(app, [], (b"host", b"x")) == [("head", True), ("no", False)]
 
 
-def test_the_service_does_so_for_every_refusal(client: TestClient) -> None:
-    for path in ("/nope", "/health"):
-        answer = client.post(path, content=b"x" * 100)
-        assert answer.status_code in (404, 405)
+def test_the_service_does_so_for_every_answer(client: TestClient) -> None:
+    for method, path in (("POST", "/nope"), ("POST", "/health"), ("GET", "/health")):
+        answer = client.request(method, path, content=b"x" * 100)
         assert answer.headers["connection"] == "close"
+        assert "connection" not in client.request(method, path, content=b"").headers
 
 
 def test_trap_without_it_a_refusal_ends_before_the_body_was_taken_in() -> None:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import pytest
 from fastapi import Depends, FastAPI
 from fastapi.testclient import TestClient
-from pydantic import ValidationError
+from pydantic import SecretStr, ValidationError
 
 from app.main import create_app
 from app.settings import Settings
@@ -70,7 +70,7 @@ def test_a_wrong_value_is_not_repeated_in_the_message() -> None:
         Settings.model_validate({"smtp_url": f"smtp://a:{SECRET}@b", "max_body_size": SECRET})
     assert SECRET not in str(refused.value)
     with pytest.raises(ValidationError) as refused:
-        Settings(database_url=f"postgresql://a:{SECRET}@b", ws_max_connections=1)
+        Settings(database_url=SecretStr(f"postgresql://a:{SECRET}@b"), ws_max_connections=1)
     assert SECRET not in str(refused.value)
 
 
@@ -102,8 +102,11 @@ def test_no_text_and_no_path_is_shown(settings: Settings) -> None:
 
 
 def test_a_secret_is_not_shown_by_its_object() -> None:
-    settings = Settings.model_validate({"smtp_url": f"smtp://a:{SECRET}@b.example"})
+    settings = Settings.model_validate(
+        {"smtp_url": f"smtp://a:{SECRET}@b.example", "database_url": f"sqlite+aiosqlite:///{SECRET}"}
+    )
     assert SECRET not in repr(settings)
+    assert SECRET in settings.sqlalchemy_url
 
 
 def test_trap_settings_made_once_a_process_ignore_what_a_test_sets(monkeypatch: pytest.MonkeyPatch) -> None:

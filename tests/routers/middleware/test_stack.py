@@ -90,11 +90,22 @@ def test_only_a_listed_origin_is_allowed_to_read_an_answer_and_never_the_origin_
 
 
 @pytest.mark.parametrize(
-    "origin", ["*", "null", "https://*.example", "localhost:3000", "http://localhost:3000/"]
+    "origin",
+    [
+        "*",
+        "null",
+        "https://*.example",
+        "localhost:3000",
+        "http://localhost:3000/",
+        "https://a.example/path",
+        "https://A.example",
+        "https://me@a.example",
+        "https://a.example:x",
+    ],
 )
 def test_a_star_among_the_origins_stops_the_start(origin: str) -> None:
     with pytest.raises(ValidationError, match="cors_origins"):
-        Settings(cors_origins=[OURS, origin])
+        Settings(cors_origins=(OURS, origin))
 
 
 def preflight(client: TestClient, method: str = "GET", headers: str = "", origin: str = OURS) -> int:
