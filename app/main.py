@@ -55,9 +55,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 def middleware(settings: Settings) -> list[Middleware]:
     """Outermost first. A request passes downwards, its answer upwards."""
     return [
-        # Outermost, for it finds the transport by the server's own `send`.
-        Middleware(StalledSocketMiddleware, seconds=settings.ws_send_timeout),
-        # Whoever refuses below, the client can read it.
+        # Outermost, for it finds the transport by the server's own `receive`.
+        Middleware(StalledSocketMiddleware, settings.ws_send_timeout, settings.send_timeout),
+        # Whoever answers below without a look at the body, the client can read it.
         Middleware(LingeringCloseMiddleware, size=settings.linger_size, seconds=settings.linger_timeout),
         Middleware(RequestIdMiddleware),  # before the rest, so that all log and answer with the id
         Middleware(AccessLogMiddleware),  # sees every outcome, also the refusals made below

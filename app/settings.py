@@ -62,6 +62,9 @@ class Settings(BaseSettings):
     body_timeout: Annotated[
         PositiveFloat, _setting("time for a whole request body to arrive; later is 408")
     ] = 60.0
+    send_timeout: Annotated[
+        PositiveFloat, _setting("time in which a client must take some of its answer; later it is aborted")
+    ] = 30.0
     linger_size: Annotated[
         PositiveInt, _setting("rest of a body that nobody reads, taken in before the connection is closed")
     ] = 64 * 1024 * 1024

@@ -1,8 +1,9 @@
-"""Frees a socket whose peer has stopped reading.
+"""Frees a connection whose peer has stopped reading.
 
 A server closes a connection only when all it wrote has been read. uvicorn's `transport.close()` waits for
-that without a limit, so one peer that does not read keeps its socket, and the shutdown of the whole
-server, for ever. ASGI has no message for "give up": only the transport under the server can be aborted.
+that without a limit, and so does a download: one peer that does not read keeps its connection, the open
+file behind it, and as a socket the shutdown of the whole server, for ever. ASGI has no message for "give
+up": only the transport under the server can be aborted.
 """
 
 import asyncio
@@ -12,30 +13,47 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 LOOK_SECONDS = 0.25
 STOPPING_SECONDS = 0.5
+SMALL = 64 * 1024
+"""Bytes of an answer in one piece that the system takes in whether the client reads or not."""
 
 
 class StalledSocketMiddleware:
-    """Aborts a socket whose unsent bytes have not become fewer for `seconds`.
+    """Aborts a connection whose unsent bytes have not become fewer for `seconds`; for HTTP `http_seconds`.
 
-    From the close on they get `seconds` in all, once the service is stopping half a second. What the app
-    sends after the close, its own or one that the server made, is not passed on: uvicorn would take it
+    From the close on a socket gets `seconds` in all, once the service is stopping half a second. What the
+    app sends after the close, its own or one that the server made, is not passed on: uvicorn would take it
     for a mistake of the app and log a traceback.
 
-    The transport is found through `send`, a method of uvicorn's protocol object. So this must be the
+    The transport is found through `receive`, a method of the object in uvicorn that has it. So this must be the
     outermost middleware, and on a server that keeps its transport elsewhere it does nothing.
     """
 
-    def __init__(self, app: ASGIApp, seconds: float) -> None:
+    def __init__(self, app: ASGIApp, seconds: float, http_seconds: float) -> None:
         self.app = app
         self.seconds = seconds
+        self.http_seconds = http_seconds
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        if scope["type"] != "websocket":
+        transport = getattr(getattr(receive, "__self__", None), "transport", None)
+        if transport is None or scope["type"] not in ("http", "websocket"):
             return self.app(scope, receive, send)
-        transport = getattr(getattr(send, "__self__", None), "transport", None)
-        if transport is None:
-            return self.app(scope, receive, send)
+        if scope["type"] == "http":
+            return self.app(scope, receive, self.watched(transport, send))
         return self.watch(transport, scope, receive, send)
+
+    def watched(self, transport: asyncio.WriteTransport, send: Send) -> Send:
+        watch: Watch | None = None
+
+        def send_watched(message: Message) -> Awaitable[None]:
+            nonlocal watch
+            more = message.get("more_body", False)
+            if watch is None and (more or len(message.get("body", b"")) > SMALL):
+                watch = Watch(transport, self.http_seconds)
+            if watch and not more:
+                watch.app_ended = True
+            return send(message)
+
+        return send_watched
 
     async def watch(
         self, transport: asyncio.WriteTransport, scope: Scope, receive: Receive, send: Send
@@ -61,7 +79,9 @@ class StalledSocketMiddleware:
 class Watch:
     """Looks at the unsent bytes of one transport from time to time, until the app and the bytes are gone."""
 
-    def __init__(self, transport: asyncio.WriteTransport, seconds: float, stopping: asyncio.Event) -> None:
+    def __init__(
+        self, transport: asyncio.WriteTransport, seconds: float, stopping: asyncio.Event | None = None
+    ) -> None:
         self.closed = False
         self.app_ended = False
         self._transport = transport
@@ -85,10 +105,10 @@ class Watch:
         if unsent == 0 or unsent < self._unsent:
             self._moved_at = now
         self._unsent = unsent
-        if self._stopping.is_set() and not self._told_to_stop:
+        if self._stopping and self._stopping.is_set() and not self._told_to_stop:
             self._told_to_stop = True
             self._deadline = min(self._deadline, now + STOPPING_SECONDS)
         if unsent and now >= min(self._deadline, self._moved_at + self._seconds):
             self._transport.abort()
-        elif unsent or not self.app_ended:
+        elif unsent or not (self.app_ended or self._transport.is_closing()):
             self._loop.call_later(LOOK_SECONDS, self._look)

@@ -13,6 +13,7 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 import websockets.sync.client
 from fastapi import FastAPI
@@ -30,7 +31,7 @@ HALF_A_BODY = (
 @pytest.fixture(scope="module")
 def wire(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("wire")
-    env = {"APP_BODY_TIMEOUT": "0.5", "APP_LINGER_TIMEOUT": "0.1"}
+    env = {"APP_BODY_TIMEOUT": "0.5", "APP_LINGER_TIMEOUT": "0.1", "APP_SEND_TIMEOUT": "0.5"}
     with serve(folder, env, ["--factory"], "tests.live.wire:create_wire") as server:
         yield server
 
@@ -114,6 +115,25 @@ def test_a_body_that_does_not_arrive_is_a_408_and_the_connection_ends(wire: Serv
     assert b"connection: close" in received.lower()
     assert b"application/problem+json" in received
     assert [status for status, _ in records(lines_of(wire, "slow-id-1"))] == [408]
+
+
+def test_a_client_that_does_not_read_its_download_is_aborted(wire: Server) -> None:
+    text = b"some words\n" * 900_000  # more than the buffers of the system hold
+    upload = httpx2.post(f"{wire.url}/upload/", files={"file": ("long.txt", text)})
+    with socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+        client.settimeout(LIMIT)
+        client.connect(("127.0.0.1", wire.port))
+        head = (
+            f"GET {upload.headers['location']} HTTP/1.1\r\nHost: localhost\r\nX-Request-ID: unread-1\r\n\r\n"
+        )
+        client.sendall(head.encode())
+        wire.wait_for("unread-1.*/files/", LIMIT)
+        read = 0
+        with suppress(ConnectionResetError):
+            while chunk := client.recv(65_536):
+                read += len(chunk)
+        assert read < len(text)
 
 
 def test_a_client_that_leaves_within_its_body_is_recorded_as_such(wire: Server) -> None:

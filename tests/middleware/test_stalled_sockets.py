@@ -46,7 +46,7 @@ class Transport:
 
 
 class Server:
-    """Keeps the transport where uvicorn does: beside the method that is the app's `send`."""
+    """Keeps the transport where uvicorn does: beside the method that is the app's `receive`."""
 
     def __init__(self, sizes: Callable[[int], int]) -> None:
         self.transport = Transport(sizes)
@@ -58,13 +58,16 @@ class Server:
     async def receive(self) -> Message:
         return {"type": "websocket.disconnect", "code": 1005}
 
-    async def run(self, app: ASGIApp, seconds: float, stopping: bool = False) -> None:
+    async def run(
+        self, app: ASGIApp, seconds: float, stopping: bool = False, kind: str = "websocket"
+    ) -> None:
         event = asyncio.Event()
         if stopping:
             event.set()
-        scope: dict[str, Any] = {"type": "websocket", "state": {"stopping": event}}
+        scope: dict[str, Any] = {"type": kind, "state": {"stopping": event}}
+        middleware = StalledSocketMiddleware(app, seconds, http_seconds=seconds)
         async with asyncio.timeout(LIMIT):
-            await StalledSocketMiddleware(app, seconds)(scope, self.receive, self.send)
+            await middleware(scope, self.receive, self.send)
 
 
 def constant(unsent: int) -> int:
@@ -146,6 +149,45 @@ async def test_after_the_close_nothing_is_passed_on() -> None:
     assert server.sent == [CLOSE]
 
 
+PIECE: Message = {"type": "http.response.body", "body": b"x", "more_body": True}
+LAST: Message = {"type": "http.response.body", "body": b"x" * 100_000}
+
+
+@pytest.mark.parametrize("messages", [[LAST], [PIECE], [PIECE, LAST]])
+async def test_an_answer_that_is_not_taken_is_aborted_during_and_after_it(messages: list[Message]) -> None:
+    server = Server(constant)
+
+    async def answers(scope: Scope, receive: Receive, send: Send) -> None:
+        for message in messages:
+            await send(message)
+
+    await server.run(answers, seconds=0.1, kind="http")
+    async with asyncio.timeout(LIMIT):
+        await server.transport.aborted.wait()
+
+
+@pytest.mark.parametrize("stopping", [False, True])
+async def test_an_answer_that_is_taken_slowly_is_left_alone(stopping: bool) -> None:
+    server = Server(fewer)
+
+    async def answers(scope: Scope, receive: Receive, send: Send) -> None:
+        await send(PIECE)
+        await server.transport.looked_often.wait()
+        assert not server.transport.aborted.is_set()
+
+    await server.run(answers, seconds=0.1, stopping=stopping, kind="http")
+
+
+async def test_a_small_answer_is_not_watched() -> None:
+    server = Server(constant)
+
+    async def answers(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.body", "body": b"small"})
+
+    await server.run(answers, seconds=0.1, kind="http")
+    assert server.transport.looks == 0
+
+
 async def test_on_a_server_that_hides_its_transport_it_does_nothing() -> None:
     sent: list[Message] = []
 
@@ -158,5 +200,5 @@ async def test_on_a_server_that_hides_its_transport_it_does_nothing() -> None:
     async def closes(scope: Scope, receive: Receive, send: Send) -> None:
         await send(CLOSE)
 
-    await StalledSocketMiddleware(closes, 1)({"type": "websocket"}, receive, send)
+    await StalledSocketMiddleware(closes, 1, 1)({"type": "websocket"}, receive, send)
     assert sent == [CLOSE]

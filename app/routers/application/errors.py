@@ -12,8 +12,9 @@ errors. Three more come from outside the handlers: what libraries refuse in plai
 was not accepted yet is refused with the same JSON as an HTTP answer; one that was accepted is closed,
 with 1011 for our faults and 1008 for the client's.
 
-An answer never repeats what the client sent, nor what an exception says: the one may be a password, the
-other an address with one in it. The log has the traceback, once, with the request id. When the answer
+An answer never repeats a value of the query, the headers or the body, nor what an exception says: the one
+may be a password, the other an address with one in it. It does repeat the path, in `instance`, and the
+names of fields, in `loc`; so no secret belongs there. The log has the traceback, once, with the request id. When the answer
 has begun, there is no status to change: the connection is closed before the last chunk, so that the
 client knows that it has not got everything.
 
@@ -34,7 +35,7 @@ that was too short. A handler that returns a `JSONResponse` for an accepted sock
 - Errors of every kind have the one shape.
 - A 405 lists every allowed method, of other routers and of mounts too.
 - A body over the limit is a 413, declared or chunked.
-- A 422 never repeats the input, not even one that is no text.
+- A 422 never repeats a value of the query or the body, not even one that is no text.
 - Errors in a group are answered like the error alone.
 - A refused socket gets the problem as an HTTP answer.
 - An accepted socket is closed with a code and not torn.

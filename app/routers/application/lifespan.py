@@ -2,7 +2,8 @@
 
 The lifespan opens the log, the database and the rest, hands them to the endpoints, and closes them when
 the server stops. Use it for everything that is made once and used by many requests. `GET /health` says
-that the process answers; `GET /ready` tries what it needs to do its work. An orchestrator restarts a
+that the process answers; `GET /ready` tries what it needs to do its work: the database and the folder
+of uploads, and not the mail server, for mail waits when that is away. An orchestrator restarts a
 process that is not healthy, and sends no requests to one that is not ready: so a database that is away
 must not make `/health` fail.
 
@@ -79,7 +80,7 @@ async def health() -> Health:
 
 @router.get("/ready")
 async def ready(state: StateDep) -> Ready:
-    """Tries every engine in use, each within `APP_READY_TIMEOUT`; 503 when one does not answer."""
+    """Tries the engines without which nothing works, each within `APP_READY_TIMEOUT`; 503 when one does not answer."""
     checks: dict[str, Awaitable[None]] = {
         "database": read_a_row(state["sessions"]),
         "uploads": asyncio.to_thread(write_a_file, state["settings"].uploads_dir),

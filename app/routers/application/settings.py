@@ -5,9 +5,11 @@ which the table in the README is made. Use it for all that differs between two i
 every limit, so that they can be found, compared and tested.
 
 Values come from the environment with the prefix `APP_`. They are read when `create_app` builds the
-object, not at import: a test passes its own, `create_app(Settings(max_body_size=10))`, and gets an app
-with that limit. The lifespan puts the object into the state, where endpoints find it as `SettingsDep`.
-It is frozen: what has been checked at start stays so.
+object, and not when `app.settings` is imported: a test passes its own,
+`create_app(Settings(max_body_size=10))`, and gets an app with that limit. (`app/main.py` ends with
+`app = create_app()`, for `uvicorn app.main:app` asks for a name; `uvicorn --factory
+app.main:create_app` needs none.) The lifespan puts the object into the state, where endpoints find it
+as `SettingsDep`. It is frozen: what has been checked at start stays so.
 
 A value that is wrong stops the start with the name of the setting, and without the value, which may be
 a password. Secrets are `SecretStr`. `GET /application/settings` shows the values in force, but only

@@ -231,12 +231,13 @@ def test_a_body_over_the_limit_is_a_413_declared_or_chunked(
         {"json": {"name": "a", "password": SECRET, "scores": {"k" * 900: "x"}}},
     ],
 )
-def test_a_422_never_repeats_the_input_not_even_one_that_is_no_text(
+def test_a_422_never_repeats_a_value_of_the_query_or_the_body_not_even_one_that_is_no_text(
     client: TestClient, options: dict[str, Any]
 ) -> None:
     answer = client.post("/probe/login", **options)
     assert answer.status_code == 422
     assert SECRET not in answer.text
+    assert SECRET not in client.get("/items/", params={"limit": SECRET}).text
     assert "k" * 300 not in answer.text
     for error in answer.json()["errors"]:
         assert set(error) == {"loc", "msg", "type"}
