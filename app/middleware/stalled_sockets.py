@@ -24,8 +24,8 @@ class StalledSocketMiddleware:
     app sends after the close, its own or one that the server made, is not passed on: uvicorn would take it
     for a mistake of the app and log a traceback.
 
-    The transport is found through `receive`, a method of the object in uvicorn that has it. So this must be the
-    outermost middleware, and on a server that keeps its transport elsewhere it does nothing.
+    The transport is found through `receive`, a method of the object in uvicorn that has it. So this must be
+    the outermost middleware, and on a server that keeps its transport elsewhere it does nothing.
     """
 
     def __init__(self, app: ASGIApp, seconds: float, http_seconds: float) -> None:

@@ -14,9 +14,9 @@ with 1011 for our faults and 1008 for the client's.
 
 An answer never repeats a value of the query, the headers or the body, nor what an exception says: the one
 may be a password, the other an address with one in it. It does repeat the path, in `instance`, and the
-names of fields, in `loc`; so no secret belongs there. The log has the traceback, once, with the request id. When the answer
-has begun, there is no status to change: the connection is closed before the last chunk, so that the
-client knows that it has not got everything.
+names of fields, in `loc`; so no secret belongs there. The log has the traceback, once, with the request
+id. When the answer has begun, there is no status to change: the connection is closed before the last
+chunk, so that the client knows that it has not got everything.
 
 ## The trap
 

@@ -80,7 +80,7 @@ async def health() -> Health:
 
 @router.get("/ready")
 async def ready(state: StateDep) -> Ready:
-    """Tries the engines without which nothing works, each within `APP_READY_TIMEOUT`; 503 when one does not answer."""
+    """Tries what nothing works without, each within `APP_READY_TIMEOUT`; 503 when one does not answer."""
     checks: dict[str, Awaitable[None]] = {
         "database": read_a_row(state["sessions"]),
         "uploads": asyncio.to_thread(write_a_file, state["settings"].uploads_dir),
