@@ -69,5 +69,6 @@ MailerDep = Annotated[Mailer, Depends(get_mailer)]
 TasksDep = Annotated[TaskManager, Depends(get_tasks)]
 ConnectionsDep = Annotated[ConnectionManager, Depends(get_connections)]
 TemplatesDep = Annotated[Jinja2Templates, Depends(get_templates)]
-# Function scope: the commit is done, and the connection back in its pool, before the answer leaves.
+# Function scope: the commit is done, and the connection back in its pool, before the answer leaves. So it is
+# not for streams, where it raises: they begin when it is closed, and open sessions of their own.
 SessionDep = Annotated[AsyncSession, Depends(open_session, scope="function")]

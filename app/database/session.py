@@ -39,7 +39,8 @@ async def open_database(url: str) -> AsyncIterator[SessionMaker]:
     try:
         async with engine.begin() as connection:
             await connection.run_sync(Base.metadata.create_all)
-        sessions = async_sessionmaker(engine, expire_on_commit=False)
+        # By default a closed session opens again when it is used, and nobody closes it then. Ours raises.
+        sessions = async_sessionmaker(engine, expire_on_commit=False, close_resets_only=False)
         async with sessions.begin() as session:
             if not await session.scalar(select(func.count()).select_from(User)):
                 seed(session)

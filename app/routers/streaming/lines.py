@@ -14,7 +14,10 @@ a truncated export is still valid JSON Lines.
 
 A database session from a dependency lives as long as the response. Injected into a stream, it is held
 while the slowest client reads its last row; a few such clients empty the pool, and the service stands
-still. This stream reads a page of rows, gives the connection back, and then sends.
+still. With `scope="function"` it is closed before the first row instead. But a closed session of
+SQLAlchemy opens again when it is used, and nobody gives that connection back. Our sessions are made with
+`close_resets_only=False`: used too late, they raise. This stream opens a session for each page of rows,
+gives the connection back, and then sends.
 
 ## What is proven
 
@@ -22,6 +25,7 @@ still. This stream reads a page of rows, gives the connection back, and then sen
 - What the row model does not name is left out.
 - The number of rows is bounded.
 - No database connection is held while the client reads.
+- A session that is used after its scope fails and holds no connection.
 
 ## Read more
 

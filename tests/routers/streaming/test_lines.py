@@ -1,13 +1,16 @@
 import json
 from collections.abc import AsyncIterable, AsyncIterator
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import pytest
 from fastapi import Depends, FastAPI, Request
 from fastapi.testclient import TestClient
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy import select
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 
+from app.database.models import Item
 from app.database.seed import ITEMS
+from app.dependencies import SessionDep
 from app.lifespan import State
 from app.routers.streaming import lines
 from app.settings import Settings
@@ -88,3 +91,42 @@ def test_trap_a_session_from_a_dependency_is_held_to_the_last_row(app: FastAPI) 
     with TestClient(watched) as client:
         client.get("/trap")
     assert min(watched.seen) == 1
+
+
+def test_a_session_that_is_used_after_its_scope_fails_and_holds_no_connection(
+    app: FastAPI, caplog: pytest.LogCaptureFixture
+) -> None:
+    @app.get("/late")
+    async def rows(session: SessionDep) -> AsyncIterable[str]:
+        for id in await session.scalars(select(Item.id)):
+            yield id
+
+    with TestClient(app) as client:
+        assert client.get("/late").status_code == 500
+        assert "This Session has been permanently closed" in caplog.text
+        assert connections_in_use(cast(State, client.app_state)) == 0
+
+
+def test_trap_a_session_that_is_used_after_its_scope_keeps_a_connection_after_the_answer(
+    app: FastAPI,
+) -> None:
+    sessions: list[AsyncSession] = []
+
+    async def session(request: Request) -> AsyncIterator[AsyncSession]:
+        plain = async_sessionmaker(request.state.sessions.kw["bind"])
+        async with plain.begin() as session:
+            sessions.append(session)
+            yield session
+
+    @app.get("/trap")
+    async def rows(
+        session: Annotated[AsyncSession, Depends(session, scope="function")],
+    ) -> AsyncIterable[str]:
+        for id in await session.scalars(select(Item.id)):
+            yield id
+
+    with TestClient(app) as client:
+        assert len(client.get("/trap").text.splitlines()) == len(ITEMS)
+        assert connections_in_use(cast(State, client.app_state)) == 1
+        assert client.portal
+        client.portal.call(sessions[0].close)  # or the garbage collector complains
