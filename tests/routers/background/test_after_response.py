@@ -15,7 +15,7 @@ from fastapi.responses import JSONResponse
 from fastapi.testclient import TestClient
 from pydantic import SecretStr
 from sqlalchemy import select
-from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 from starlette.background import BackgroundTask
 from starlette.middleware.base import RequestResponseEndpoint
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -447,7 +447,9 @@ async def names_after(folder: Path, own_session: bool) -> tuple[list[str], bool]
     """What the task has left in the database, and whether it has left its session open."""
     used: list[AsyncSession] = []
     async with open_database(f"sqlite+aiosqlite:///{folder / 'app.sqlite3'}") as sessions:
-        app = app_that_adds_a_user(sessions, own_session, used)
+        # Of the usual kind, which open again after they are closed. Ours would raise.
+        usual = async_sessionmaker(sessions.kw["bind"])
+        app = app_that_adds_a_user(usual, own_session, used)
         transport = httpx2.ASGITransport(app=app, raise_app_exceptions=False)
         async with httpx2.AsyncClient(transport=transport, base_url="http://testserver") as client:
             assert (await client.get("/")).status_code == 200
