@@ -11,9 +11,12 @@ is still sending read that answer. `form_limits` admits one file and no text fie
 that nothing nobody asked for is kept in memory. The endpoint looks at the size of the file, then at its
 content (`app/storage/content.py`), and only then stores it (`app/storage/disk.py`), all in threads.
 
-A file is written before its row in the database is committed. So there is no row without a file, and a
-failed commit takes the file away again. A process killed between the two leaves a file that no row names:
-it costs room, and nobody can ask for it.
+A file is written before its row in the database is committed. While the commit is on its way nobody takes
+the file away: a request that the server cancels there, when its graceful timeout is over, cannot know
+whether the row came to be. So there is no row without a file. A file without a row costs room until it is
+settled: it bears a mark until its row is committed, and after a restart, when the mark is an hour old, the
+next upload asks the database whether the file is to stay. Files without a mark are never touched, also
+when an empty database was configured by mistake.
 
 ## The trap
 
@@ -33,8 +36,11 @@ your program, and the second `cv.pdf` the first. `file.filename.endswith(".png")
 - A file over the limit is refused before anything is stored.
 - A body over the limit is refused while it arrives, declared or chunked.
 - More than one file, or a text field, is refused.
-- A failed commit leaves no file.
+- A row that the database refuses leaves no file.
+- An upload that is cancelled leaves no row without its file.
+- A file that a dead process left in doubt stays if it has a row and goes if not.
 - A full disk is 507 and leaves nothing.
+- Uploads leave room on the disk for the rest of the service.
 - The event loop never touches the file.
 - The file is readable by the service alone.
 
@@ -50,7 +56,7 @@ import re
 import unicodedata
 
 from anyio import to_thread
-from fastapi import APIRouter, Response, UploadFile
+from fastapi import APIRouter, Depends, Response, UploadFile
 from pydantic import BaseModel
 
 from app.database.models import StoredFile
@@ -60,7 +66,22 @@ from app.storage.content import check_content
 
 MAX_NAME_BYTES = 255
 
-router = APIRouter(tags=["files"], form_limits={"max_files": 1, "max_fields": 0})
+
+async def settle_doubts(storage: StorageDep, session: SessionDep) -> None:
+    """Confirms or deletes what dead processes left: the storage names the files, the database the rows."""
+    while storage.in_doubt:
+        file_id = storage.in_doubt.pop()
+        if await session.get(StoredFile, file_id):
+            await storage.confirm(file_id)
+        else:
+            await storage.delete(file_id)
+
+
+router = APIRouter(
+    tags=["files"],
+    form_limits={"max_files": 1, "max_fields": 0},
+    dependencies=[Depends(settle_doubts)],
+)
 
 
 class Uploaded(BaseModel):
@@ -85,12 +106,14 @@ async def upload(
     row = StoredFile(
         id=saved.id, filename=filename, content_type=content_type, size=saved.size, sha256=saved.sha256
     )
+    session.add(row)
     try:
-        session.add(row)
-        await session.commit()
-    except BaseException:  # also when the task is cancelled
+        await session.flush()
+    except Exception:  # nothing was committed yet
         await storage.delete(saved.id)
         raise
+    await session.commit()
+    await storage.confirm(saved.id)
     response.headers["Location"] = f"/files/{saved.id}"
     return Uploaded.model_validate(row, from_attributes=True)
 

@@ -1,21 +1,29 @@
 import asyncio
 import hashlib
+import os
 import resource
 import shutil
 import socket
 import sqlite3
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pytest
 from fastapi import FastAPI, HTTPException, UploadFile
 from fastapi.testclient import TestClient
+from sqlalchemy import event
 
+from app.lifespan import open_state
 from app.routers.files.uploads import display_name
 from app.settings import Settings
+from app.storage import disk
+from app.storage.disk import DiskStorage, Saved
+from tests.asgi import LIMIT, Call, http_scope
 from tests.samples import FILES, TEXT, image
 from tests.server import Server
 
@@ -148,7 +156,73 @@ def test_more_than_one_file_or_a_text_field_is_refused(client: TestClient, setti
     assert not stored(settings)
 
 
-def test_a_failed_commit_leaves_no_file(client: TestClient, settings: Settings) -> None:
+def rows(settings: Settings) -> set[str]:
+    with closing(sqlite3.connect(settings.data_dir / "app.sqlite3")) as database:
+        return {file_id for (file_id,) in database.execute("SELECT id FROM files")}
+
+
+def files(settings: Settings) -> set[str]:
+    return {path.name for path in stored(settings) if not path.name.startswith(".")}
+
+
+class SlowStorage(DiskStorage):
+    """Its thread has saved the file but not said so when the request is cancelled."""
+
+    def __init__(self, folder: Path, cancel: Callable[[], object]) -> None:
+        super().__init__(folder)
+        self.cancel = partial(asyncio.get_running_loop().call_soon_threadsafe, cancel)
+        self.cancelled = threading.Event()
+
+    def _save(self, source: BinaryIO) -> Saved:
+        saved = super()._save(source)
+        self.cancel()
+        assert self.cancelled.wait(LIMIT)
+        return saved
+
+
+async def cancel_an_upload(app: FastAPI, settings: Settings, moment: str) -> None:
+    """As uvicorn does when its grace period is over, while the file is saved or its row committed."""
+    headers = [(b"content-type", b"multipart/form-data; boundary=b")]
+    body = {"type": "http.request", "body": PART + TEXT + b"\r\n--b--\r\n", "more_body": False}
+    async with open_state(settings)(app) as state:
+        scope = {**http_scope("/upload/", "POST", headers), "state": state}
+        request = asyncio.create_task(Call(app, scope, body).run())
+        storage = SlowStorage(settings.uploads_dir, request.cancel)
+        if moment == "save":
+            state["storage"] = storage
+        else:
+            event.listen(state["sessions"].kw["bind"].sync_engine, "commit", lambda _: request.cancel())
+        with pytest.raises(asyncio.CancelledError):
+            await request
+        storage.cancelled.set()
+
+
+@pytest.mark.parametrize(("moment", "has_row"), [("save", False), ("commit", True)])
+@pytest.mark.anyio
+async def test_an_upload_that_is_cancelled_leaves_no_row_without_its_file(
+    app: FastAPI, settings: Settings, moment: str, has_row: bool
+) -> None:
+    await cancel_an_upload(app, settings, moment)
+    assert len(files(settings)) == 1
+    assert rows(settings) == (files(settings) if has_row else set())
+
+
+@pytest.mark.anyio
+async def test_a_file_that_a_dead_process_left_in_doubt_stays_if_it_has_a_row_and_goes_if_not(
+    app: FastAPI, settings: Settings
+) -> None:
+    for moment in ("save", "commit"):
+        await cancel_an_upload(app, settings, moment)
+    assert len(files(settings)) == 2
+    for path in stored(settings):
+        os.utime(path, (0, 0))
+    with TestClient(app) as client:
+        assert client.post("/upload/", files={"file": ("a.txt", TEXT)}).status_code == 201
+    assert len(files(settings)) == 2
+    assert files(settings) == rows(settings) == {path.name for path in stored(settings)}
+
+
+def test_a_row_that_the_database_refuses_leaves_no_file(client: TestClient, settings: Settings) -> None:
     with sqlite3.connect(settings.data_dir / "app.sqlite3") as database:
         database.execute("DROP TABLE files")
     database.close()
@@ -172,6 +246,14 @@ def test_a_full_disk_is_507_and_leaves_nothing(client: TestClient, settings: Set
     with files_of_at_most(500_000):
         answer = client.post("/upload/", files={"file": ("a.txt", b"a" * size)})
     assert answer.status_code == 507
+    assert not stored(settings)
+
+
+def test_uploads_leave_room_on_the_disk_for_the_rest_of_the_service(
+    client: TestClient, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(disk, "FREE_SPACE_FLOOR", 2**63)  # as on a disk that is nearly full
+    assert client.post("/upload/", files={"file": ("a.txt", TEXT)}).status_code == 507
     assert not stored(settings)
 
 
