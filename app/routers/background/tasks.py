@@ -47,7 +47,7 @@ from collections.abc import AsyncIterable
 from functools import partial
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Response
+from fastapi import APIRouter, Depends, Request, Response
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -86,15 +86,20 @@ TaskDep = Annotated[Task, Depends(find_task)]
 
 @router.post("", status_code=202)
 async def start(
-    request: TaskRequest, tasks: TasksDep, storage: StorageDep, session: SessionDep, response: Response
+    wanted: TaskRequest,
+    tasks: TasksDep,
+    storage: StorageDep,
+    session: SessionDep,
+    request: Request,
+    response: Response,
 ) -> TaskStatus:
     """Queues a report on an uploaded file."""
-    file = await session.get(StoredFile, request.file_id)
+    file = await session.get(StoredFile, wanted.file_id)
     if file is None:
         raise NotFound("There is no such file.")
     is_text = file.content_type.startswith("text/")
     task = tasks.submit(partial(report_on, storage.path(file.id), is_text))
-    response.headers["Location"] = f"/tasks/{task.id}"
+    response.headers["Location"] = request.url_for("show", task_id=task.id).path
     return TaskStatus.model_validate(task)
 
 

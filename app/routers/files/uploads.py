@@ -56,7 +56,7 @@ import re
 import unicodedata
 
 from anyio import to_thread
-from fastapi import APIRouter, Depends, Response, UploadFile
+from fastapi import APIRouter, Depends, Request, Response, UploadFile
 from pydantic import BaseModel
 
 from app.database.models import StoredFile
@@ -95,7 +95,12 @@ class Uploaded(BaseModel):
 @router.post("/upload/", status_code=201)
 @router.post("/upload", status_code=201, include_in_schema=False)
 async def upload(
-    file: UploadFile, settings: SettingsDep, storage: StorageDep, session: SessionDep, response: Response
+    file: UploadFile,
+    settings: SettingsDep,
+    storage: StorageDep,
+    session: SessionDep,
+    request: Request,
+    response: Response,
 ) -> Uploaded:
     """Keeps one txt, pdf, png, jpg, jpeg or gif; its type is told from its content."""
     if file.size is None or file.size > settings.max_upload_size:
@@ -114,7 +119,7 @@ async def upload(
         raise
     await session.commit()
     await storage.confirm(saved.id)
-    response.headers["Location"] = f"/files/{saved.id}"
+    response.headers["Location"] = request.url_for("download", file_id=saved.id).path
     return Uploaded.model_validate(row, from_attributes=True)
 
 

@@ -7,14 +7,20 @@ parameter too: `Annotated[str | None, Header()]`, where `user_agent` means `User
 A cookie that stands for a person holds a random key; what the key means stays on the server. `HttpOnly`
 hides it from scripts, `SameSite` from requests that other sites cause, `Secure` from plain http. The name
 prefix `__Host-` makes the browser insist: only over https, for this host alone, for all paths. Set it
-by `POST`, for links, images and prefetching send `GET` without anyone's wish.
+by `POST`, for links, images and prefetching send `GET` without anyone's wish. `GET /set-cookie` is the path
+of the tutorials; its cookie stands for nobody, so nothing is won or lost by who causes it.
+
+A `Location` is the path of a route, `request.url_for("read_user", user_id=4).path`. So it has the prefix
+under which a proxy serves the app (`--root-path /api`), and the `Host` header, which the client writes, has
+no part in it.
 
 ## The trap
 
 `set_cookie("user", "alice")` can be read by every script and forged by everybody. Headers set on the
 parameter are lost when the endpoint returns a `Response` of its own or raises. `RedirectResponse(url)`
 is a 307, which makes the browser send a form a second time, to the new address; after a `POST` you want
-303. And `user_agent: str = Header(None)` promises a text and delivers `None`.
+303. A `Location` of `f"/users/{id}"` leads out of the prefix, to whatever else the proxy serves there. And
+`user_agent: str = Header(None)` promises a text and delivers `None`.
 
 ## What is proven
 
@@ -25,6 +31,7 @@ is a 307, which makes the browser send a form a second time, to the new address;
 - A dependency sets the status and headers of the answer.
 - The redirect to the documentation is a 307 to a fixed address.
 - The redirect after a form is a 303 that is followed by GET.
+- A location has the prefix under which a proxy serves the app and no host.
 - HEAD has the headers of GET and no body.
 
 ## Read more

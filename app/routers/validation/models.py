@@ -44,7 +44,7 @@ import unicodedata
 from collections.abc import Callable
 from typing import Annotated, Any, Self
 
-from fastapi import APIRouter, Path, Response
+from fastapi import APIRouter, Path, Request, Response
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -140,7 +140,7 @@ class OwnUser(PublicUser):
 
 @router.post("/users", status_code=201)
 async def create_user(
-    new: NewUser, session: SessionDep, settings: SettingsDep, response: Response
+    new: NewUser, session: SessionDep, settings: SettingsDep, request: Request, response: Response
 ) -> OwnUser:
     """Stores a user."""
     if (await session.scalar(select(func.count()).select_from(User)) or 0) >= settings.max_users:
@@ -151,7 +151,7 @@ async def create_user(
         await session.flush()
     except IntegrityError:
         raise Conflict("There is a user with this e-mail address.") from None
-    response.headers["Location"] = f"/users/{user.id}"
+    response.headers["Location"] = request.url_for("read_user", user_id=user.id).path
     return OwnUser.model_validate(user)
 
 

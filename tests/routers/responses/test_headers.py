@@ -95,6 +95,28 @@ def test_the_redirect_after_a_form_is_a_303_that_is_followed_by_get(client: Test
         assert not client.cookies
 
 
+@pytest.fixture
+def behind_a_proxy(app: FastAPI) -> Iterator[TestClient]:
+    """What uvicorn passes on with `--root-path /api`: the prefix is a part of every path."""
+    with TestClient(app, root_path="/api") as client:
+        yield client
+
+
+def test_a_location_has_the_prefix_under_which_a_proxy_serves_the_app_and_no_host(
+    behind_a_proxy: TestClient,
+) -> None:
+    post = behind_a_proxy.post
+    uploaded = post("/api/upload/", files={"file": ("a.txt", b"text")})
+    for answer in (
+        uploaded,
+        post("/api/tasks", json={"file_id": uploaded.json()["id"]}),
+        post("/api/users", json={"name": "Katherine Johnson", "email": "katherine@example.com"}),
+    ):
+        location = answer.headers["location"]
+        assert location.startswith("/api/")
+        assert behind_a_proxy.get(location).status_code == 200
+
+
 GET_PATHS = (
     "/headers",
     "/custom-headers",
@@ -184,6 +206,23 @@ def test_trap_a_deletion_without_the_attributes_is_not_for_a_host_cookie() -> No
         response.delete_cookie(HOST_COOKIE)
 
     assert "secure" not in attributes(answer_of(logout).headers["set-cookie"])
+
+
+def test_trap_a_location_written_by_hand_leads_out_of_the_prefix() -> None:
+    app = FastAPI()
+
+    @app.post("/users", status_code=201)
+    async def create(response: Response) -> None:
+        response.headers["Location"] = "/users/1"
+
+    @app.get("/users/{user_id}")
+    async def read(user_id: int) -> int:
+        return user_id
+
+    behind = TestClient(app, root_path="/api")
+    location = behind.post("/api/users").headers["location"]
+    # To the proxy this is the path of another service.
+    assert not location.startswith("/api/")
 
 
 def test_trap_a_get_route_refuses_head() -> None:
