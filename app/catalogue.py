@@ -24,8 +24,7 @@ from app.routers.responses import headers, html, json
 from app.routers.streaming import lines, sse
 from app.routers.validation import models
 from app.routers.websockets import echo
-
-ROOT = Path(__file__).parent.parent
+from app.settings import ROOT
 
 
 @dataclass(frozen=True)

@@ -17,11 +17,11 @@ from pygments.lexers import get_lexer_by_name
 from pygments.util import ClassNotFound
 
 from app import api_docs
-from app.catalogue import GROUPS, PAGES, ROOT, PageText, describe_group, read_page
+from app.catalogue import GROUPS, PAGES, PageText, describe_group, read_page
 from app.commands import PageRoute, routes_of
 from app.errors import NotFound
 from app.routers.files.static import STATIC, SiteFiles
-from app.settings import Settings
+from app.settings import ROOT, Settings
 
 SLICE = 32 * 1024
 

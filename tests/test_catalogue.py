@@ -11,11 +11,11 @@ from fastapi.routing import iter_route_contexts
 from fastapi.testclient import TestClient
 from openapi_spec_validator import OpenAPIV32SpecValidator
 
-from app.catalogue import GROUPS, PAGES, ROOT, Page, describe_group, read_page, read_tests
+from app.catalogue import GROUPS, PAGES, Page, describe_group, read_page, read_tests
 from app.commands import curl_command, routes_of, sample, socket_command
 from app.errors import Problem
 from app.main import create_app
-from app.settings import Settings
+from app.settings import ROOT, Settings
 
 READING_ORDER = (
     "middleware websockets background dependencies responses graphql "

@@ -8,10 +8,10 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from starlette.types import Message, Receive, Scope, Send
 
-from app.catalogue import GROUPS, PAGES, ROOT, Page, read_page
+from app.catalogue import GROUPS, PAGES, Page, read_page
 from app.explorer import SLICE, colour
 from app.main import create_app
-from app.settings import Settings
+from app.settings import ROOT, Settings
 
 WEB_PAGES = ["/", *(f"/pages/{page.path}" for page in PAGES)]
 DOCS = ["/docs", "/redoc", "/openapi.json", "/_docs/swagger-ui.css"]

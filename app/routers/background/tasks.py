@@ -10,8 +10,9 @@ every worker process, it takes a durable queue.
 
 The manager is `app/jobs/tasks.py`; the lifespan owns it. Jobs are blocking functions, run by threads of
 their own, so that the forty threads of `def` endpoints stay free. Every number has a limit: tasks that run,
-tasks that wait, finished tasks that are remembered, and the time each of these may take. Threads
-share one interpreter: work in pure Python slows requests down unless it is done in small steps.
+tasks that wait, finished tasks that are remembered, how long one may run and how long one is remembered.
+How long one may wait follows from these. Threads share one interpreter: work in pure Python slows requests
+down unless it is done in small steps.
 
 ## The trap
 
@@ -31,6 +32,7 @@ returns True. And when the process stops, what was running is gone without a wor
 - Finished tasks are forgotten by number and by age.
 - A def endpoint does not wait for a full queue.
 - The events of a task tell its progress and end with its result.
+- A client that has seen the end is told by 204 to stay away.
 - The events end with a goodbye when the server stops.
 - An unknown task is a 404 on every path.
 
@@ -47,7 +49,7 @@ from collections.abc import AsyncIterable
 from functools import partial
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Request, Response
+from fastapi import APIRouter, Depends, Header, HTTPException, Request, Response
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -116,12 +118,26 @@ async def cancel(task: TaskDep, tasks: TasksDep) -> TaskStatus:
     return TaskStatus.model_validate(task)
 
 
-@router.get("/{task_id}/events", response_class=EventSourceResponse)
-async def stream_events(task: TaskDep, stopping: StoppingDep) -> AsyncIterable[ServerSentEvent]:
+async def find_task_to_follow(
+    task: TaskDep, last_event_id: Annotated[str | None, Header(max_length=20)] = None
+) -> Task:
+    if task.done and last_event_id == str(task.version):
+        raise HTTPException(204)
+    return task
+
+
+@router.get(
+    "/{task_id}/events",
+    response_class=EventSourceResponse,
+    responses={204: {"description": "The client has seen the end"}},
+)
+async def stream_events(
+    task: Annotated[Task, Depends(find_task_to_follow)], stopping: StoppingDep
+) -> AsyncIterable[ServerSentEvent]:
     """Sends the state at each change: `progress` events, and `done` as the last one.
 
-    A slow client misses states in between and never holds anything up: no event waits for it. Clients
-    close on `done`, as `EventSource` would connect again.
+    A slow client misses states in between and never holds anything up: no event waits for it.
+    `EventSource` connects again after `done`; it is answered 204, which stops it.
     """
     while not stopping.is_set():
         changed = task.changed  # taken before the state is read, so that no change falls in between
@@ -130,7 +146,7 @@ async def stream_events(task: TaskDep, stopping: StoppingDep) -> AsyncIterable[S
         if task.done:
             return
         await first_of(changed, stopping)
-    yield ServerSentEvent(event="goodbye", data="The server stops.")
+    yield ServerSentEvent(event="goodbye", data={"reason": "The server is stopping."})
 
 
 async def first_of(*events: asyncio.Event) -> None:

@@ -50,6 +50,7 @@ MAX_SEARCH_LENGTH = 200
 MAX_SKIP = 10_000
 """A database reads all the rows that it skips."""
 MAX_LIMIT = 100
+"""Part of what the API promises, as the schema shows; so no setting of one installation."""
 
 router = APIRouter(tags=["dependencies"])
 

@@ -55,7 +55,7 @@ from app.database.models import StoredFile
 from app.dependencies import SessionDep, StorageDep
 from app.errors import NotFound
 
-PAGES = Path(__file__).parent.parent
+ROUTERS = Path(__file__).parent.parent
 EPOCH = (1980, 1, 1, 0, 0, 0)
 """The first moment that a zip can name."""
 
@@ -113,7 +113,7 @@ def matches(etag: str, if_none_match: str) -> bool:
 def download_archive() -> Response:
     """`downloaded.zip`: the modules of the pages. A plain `def`, because packing is work for a thread."""
     return Archive(
-        pack(PAGES),
+        pack(ROUTERS),
         headers={"Content-Disposition": 'attachment; filename="downloaded.zip"', "Cache-Control": "no-cache"},
     )
 

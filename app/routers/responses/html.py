@@ -5,8 +5,8 @@ pages that a person reads, and for anything in which data stands between tags. `
 every value in `.html`, `.htm` and `.xml` files, so `<` in a name arrives as `&lt;` and stays text.
 
 A dependency looks the item up, on the event loop; the endpoint is a plain `def`, for the template is read
-from disk and rendered, which is work for a thread. The `Content-Security-Policy` that every answer of
-the service carries is the second lock: were a script to slip into a page, the browser would not run it.
+from disk and rendered, which is work for a thread. The `Content-Security-Policy` that every page of
+the service carries is the second lock: were a script to slip into one, the browser would not run it.
 
 ## The trap
 

@@ -2,7 +2,9 @@
 
 `GET /streaming/events` sends numbered events, one every `interval` seconds, over plain HTTP. Use server-sent
 events when only the server speaks: progress, notifications, a feed. A browser's `EventSource` reconnects
-by itself and says in `Last-Event-ID` what it saw last, so it misses nothing and sees nothing twice.
+by itself and says in `Last-Event-ID` what it saw last, so it misses nothing and sees nothing twice. It
+reconnects after the end as well; only a 204 stops it. So the last event has an id too, and who has seen it
+is answered 204.
 
 The endpoint is a generator with `response_class=EventSourceResponse`; each `yield` is one event. FastAPI
 sends a comment every 15 seconds of silence, so that proxies keep the connection, and turns off caching
@@ -21,6 +23,7 @@ and for nothing else, keeps the server alive after SIGTERM until it is killed. T
 
 - The events are numbered and the last one says that the stream is complete.
 - A client that reconnects gets what follows the last event it saw.
+- A client that has seen the last event is told by 204 to stay away.
 - A malformed or future last event id is refused before the stream begins.
 - More events than one stream may send are refused.
 - An open stream is ended with a farewell when the server stops.
@@ -38,7 +41,7 @@ import logging
 from collections.abc import AsyncIterable
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Header, Query
+from fastapi import APIRouter, Depends, Header, HTTPException, Query
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 from pydantic import BaseModel
 
@@ -70,15 +73,21 @@ async def get_feed(
 ) -> Feed:
     if count > settings.stream_max_events:
         raise BadRequest(f"One stream sends at most {settings.stream_max_events} events.")
+    if not last_event_id:
+        return Feed(first=1, last=count)
     # EventSource sends the id back as it got it; one that we never sent is not ours to guess at.
-    if last_event_id and not (
-        last_event_id.isascii() and last_event_id.isdigit() and int(last_event_id) <= count
-    ):
+    if not (last_event_id.isascii() and last_event_id.isdigit() and int(last_event_id) <= count + 1):
         raise BadRequest("Last-Event-ID is not the id of an event of this stream.")
-    return Feed(first=int(last_event_id or 0) + 1, last=count)
+    if int(last_event_id) == count + 1:
+        raise HTTPException(204)
+    return Feed(first=int(last_event_id) + 1, last=count)
 
 
-@router.get("/events", response_class=EventSourceResponse)
+@router.get(
+    "/events",
+    response_class=EventSourceResponse,
+    responses={204: {"description": "The client has seen the last event"}},
+)
 async def events(
     feed: Annotated[Feed, Depends(get_feed)],
     stopping: StoppingDep,
@@ -92,7 +101,7 @@ async def events(
             if n < feed.last and await _stops_within(stopping, interval):
                 yield ServerSentEvent(data={"reason": "The server is stopping."}, event="goodbye")
                 return
-        yield ServerSentEvent(data={"events": feed.last}, event="complete")
+        yield ServerSentEvent(data={"events": feed.last}, event="complete", id=str(feed.last + 1))
     finally:
         # Also when the client leaves: the generator is cancelled where it waits.
         logger.info("event stream closed")

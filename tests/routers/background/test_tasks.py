@@ -274,13 +274,13 @@ def test_the_events_of_a_task_tell_its_progress_and_end_with_its_result(client: 
 
 def test_the_events_end_with_a_goodbye_when_the_server_stops(client: TestClient) -> None:
     with running(client) as (_, task_id), client.stream("GET", f"/tasks/{task_id}/events") as answer:
-        names = []
+        events = []
         for event in events_of(answer):
-            names.append(event["event"])
-            if len(names) == 1:
+            events.append(event)
+            if len(events) == 1:
                 assert client.portal
                 client.portal.call(client.app_state["stopping"].set)
-        assert names[-1] == "goodbye"
+    assert events[-1] == {"event": "goodbye", "data": {"reason": "The server is stopping."}}
 
 
 def test_the_events_of_a_finished_task_are_one(client: TestClient) -> None:
@@ -288,6 +288,15 @@ def test_the_events_of_a_finished_task_are_one(client: TestClient) -> None:
     drain(client)
     events = list(events_of(client.get(f"/tasks/{task_id}/events")))
     assert [event["event"] for event in events] == ["done"]
+
+
+def test_a_client_that_has_seen_the_end_is_told_by_204_to_stay_away(client: TestClient) -> None:
+    task_id = submit(client, quick)
+    drain(client)
+    (done,) = events_of(client.get(f"/tasks/{task_id}/events"))
+    answer = client.get(f"/tasks/{task_id}/events", headers={"Last-Event-ID": done["id"]})
+    assert answer.status_code == 204
+    assert answer.content == b""
 
 
 @pytest.mark.parametrize(("method", "path"), [("GET", ""), ("DELETE", ""), ("GET", "/events")])

@@ -37,7 +37,7 @@ def test_the_events_are_numbered_and_the_last_one_says_that_the_stream_is_comple
     assert answer.headers["x-accel-buffering"] == "no"
     events = parse(answer.text)
     assert [event["id"] for event in events if event.get("event") == "tick"] == ["1", "2", "3"]
-    assert events[-1] == {"event": "complete", "data": '{"events": 3}'}
+    assert events[-1] == {"event": "complete", "data": '{"events": 3}', "id": "4"}
 
 
 def test_a_client_that_reconnects_gets_what_follows_the_last_event_it_saw(client: TestClient) -> None:
@@ -48,7 +48,13 @@ def test_a_client_that_reconnects_gets_what_follows_the_last_event_it_saw(client
     assert parse(seen_all.text)[-1]["event"] == "complete"
 
 
-@pytest.mark.parametrize("last", ["6", "-1", "abc", "1.5", "\u0663", "9" * 20])
+def test_a_client_that_has_seen_the_last_event_is_told_by_204_to_stay_away(client: TestClient) -> None:
+    answer = client.get(URL, params={"count": 5, "interval": 0}, headers={"Last-Event-ID": "6"})
+    assert answer.status_code == 204
+    assert answer.content == b""
+
+
+@pytest.mark.parametrize("last", ["7", "-1", "abc", "1.5", "\u0663", "9" * 20])
 def test_a_malformed_or_future_last_event_id_is_refused_before_the_stream_begins(
     client: TestClient, last: str
 ) -> None:
