@@ -36,7 +36,7 @@ def http_scope(
         "headers": [(b"host", b"localhost"), *headers],
         "client": ("127.0.0.1", 1),
         "server": ("127.0.0.1", 80),
-        "state": {"log": Log()},
+        "state": {"log": Log(), "stopping": asyncio.Event()},
         "extensions": {},
     }
 

@@ -7,10 +7,15 @@ from time import perf_counter
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+LOOK_SECONDS = 0.25
+STOPPING_SECONDS = 0.5
+"""How long a body may stand still once the service is stopping."""
+
 
 class BodyDeadlineMiddleware:
     """Raises a 408 in the reader when the body is not complete `seconds` after the head.
 
+    And sooner when it stands still while the service stops: else one client holds up the stop.
     It is an `HTTPException`, because FastAPI turns every other exception of a body reader into a 400.
     Only reading is timed: a slow endpoint is not cut, nor is an answer that has begun, for what reads then
     only listens for the client to leave. The connection is closed after the answer,
@@ -26,6 +31,7 @@ class BodyDeadlineMiddleware:
             return self.app(scope, receive, send)
 
         deadline = perf_counter() + self.seconds
+        stopping = scope["state"]["stopping"]
         over = False
 
         async def receive_in_time() -> Message:
@@ -33,8 +39,7 @@ class BodyDeadlineMiddleware:
             if over:
                 return await receive()
             try:
-                async with asyncio.timeout(deadline - perf_counter()):
-                    message = await receive()
+                message = await receive_within(deadline - perf_counter(), receive, stopping)
             except TimeoutError:
                 if over:  # the answer has begun while this waited
                     return await receive()
@@ -48,6 +53,20 @@ class BodyDeadlineMiddleware:
             return send(message)
 
         return self.app(scope, receive_in_time, send_and_stop_timing)
+
+
+async def receive_within(seconds: float, receive: Receive, stopping: asyncio.Event) -> Message:
+    """The next message. `TimeoutError` if none comes in that time, or for a while when the service stops."""
+    end = perf_counter() + seconds
+    while True:
+        stops = stopping.is_set()
+        look = STOPPING_SECONDS if stops else LOOK_SECONDS
+        try:
+            async with asyncio.timeout(min(look, end - perf_counter())):
+                return await receive()
+        except TimeoutError:
+            if stops or perf_counter() >= end:
+                raise
 
 
 def has_body(scope: Scope) -> bool:

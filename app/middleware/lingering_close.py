@@ -3,10 +3,11 @@
 import asyncio
 from collections.abc import Awaitable
 from contextlib import suppress
+from time import perf_counter
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.middleware.body_deadline import has_body
+from app.middleware.body_deadline import has_body, receive_within
 
 
 class LingeringCloseMiddleware:
@@ -34,8 +35,7 @@ class LingeringCloseMiddleware:
         # Only here, when all that the request held is free again.
         if exchange.end_is_due:
             with suppress(TimeoutError):
-                async with asyncio.timeout(self.seconds):
-                    await exchange.take_in_the_rest(self.size)
+                await exchange.take_in_the_rest(self.size, self.seconds, scope["state"]["stopping"])
             await send({"type": "http.response.body", "body": b""})
 
 
@@ -67,7 +67,8 @@ class AnsweredEarly:
             message = {**message, "more_body": True}
         await self._send(message)
 
-    async def take_in_the_rest(self, size: int) -> None:
+    async def take_in_the_rest(self, size: int, seconds: float, stopping: asyncio.Event) -> None:
+        end = perf_counter() + seconds
         while not self._body_arrived and size > 0:
-            message = await self.receive()
+            message = await receive_within(end - perf_counter(), self.receive, stopping)
             size -= len(message.get("body", b""))

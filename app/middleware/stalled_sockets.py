@@ -20,7 +20,8 @@ SMALL = 64 * 1024
 class StalledSocketMiddleware:
     """Aborts a connection whose unsent bytes have not become fewer for `seconds`; for HTTP `http_seconds`.
 
-    From the close on a socket gets `seconds` in all, once the service is stopping half a second. What the
+    Once the service is stopping it is half a second for both. From the close on a socket gets `seconds`
+    in all, once the service is stopping half a second too. What the
     app sends after the close, its own or one that the server made, is not passed on: uvicorn would take it
     for a mistake of the app and log a traceback.
 
@@ -38,17 +39,17 @@ class StalledSocketMiddleware:
         if transport is None or scope["type"] not in ("http", "websocket"):
             return self.app(scope, receive, send)
         if scope["type"] == "http":
-            return self.app(scope, receive, self.watched(transport, send))
+            return self.app(scope, receive, self.watched(transport, send, scope["state"]["stopping"]))
         return self.watch(transport, scope, receive, send)
 
-    def watched(self, transport: asyncio.WriteTransport, send: Send) -> Send:
+    def watched(self, transport: asyncio.WriteTransport, send: Send, stopping: asyncio.Event) -> Send:
         watch: Watch | None = None
 
         def send_watched(message: Message) -> Awaitable[None]:
             nonlocal watch
             more = message.get("more_body", False)
             if watch is None and (more or len(message.get("body", b"")) > SMALL):
-                watch = Watch(transport, self.http_seconds)
+                watch = Watch(transport, self.http_seconds, stopping)
             if watch and not more:
                 watch.app_ended = True
             return send(message)
@@ -58,7 +59,7 @@ class StalledSocketMiddleware:
     async def watch(
         self, transport: asyncio.WriteTransport, scope: Scope, receive: Receive, send: Send
     ) -> None:
-        watch = Watch(transport, self.seconds, scope["state"]["stopping"])
+        watch = SocketWatch(transport, self.seconds, scope["state"]["stopping"])
 
         async def send_until_closed(message: Message) -> None:
             if watch.closed or transport.is_closing():
@@ -79,10 +80,7 @@ class StalledSocketMiddleware:
 class Watch:
     """Looks at the unsent bytes of one transport from time to time, until the app and the bytes are gone."""
 
-    def __init__(
-        self, transport: asyncio.WriteTransport, seconds: float, stopping: asyncio.Event | None = None
-    ) -> None:
-        self.closed = False
+    def __init__(self, transport: asyncio.WriteTransport, seconds: float, stopping: asyncio.Event) -> None:
         self.app_ended = False
         self._transport = transport
         self._seconds = seconds
@@ -94,10 +92,8 @@ class Watch:
         self._told_to_stop = False
         self._loop.call_later(LOOK_SECONDS, self._look)
 
-    def close(self) -> None:
-        if not self.closed:
-            self.closed = True
-            self._deadline = min(self._deadline, self._loop.time() + self._seconds)
+    def stop(self) -> None:
+        self._seconds = min(self._seconds, STOPPING_SECONDS)
 
     def _look(self) -> None:
         now = self._loop.time()
@@ -105,10 +101,25 @@ class Watch:
         if unsent == 0 or unsent < self._unsent:
             self._moved_at = now
         self._unsent = unsent
-        if self._stopping and self._stopping.is_set() and not self._told_to_stop:
+        if self._stopping.is_set() and not self._told_to_stop:
             self._told_to_stop = True
-            self._deadline = min(self._deadline, now + STOPPING_SECONDS)
+            self.stop()
         if unsent and now >= min(self._deadline, self._moved_at + self._seconds):
             self._transport.abort()
         elif unsent or not (self.app_ended or self._transport.is_closing()):
             self._loop.call_later(LOOK_SECONDS, self._look)
+
+
+class SocketWatch(Watch):
+    """From the close on, or once the service stops, taking a little at a time is not enough."""
+
+    closed = False
+
+    def close(self) -> None:
+        if not self.closed:
+            self.closed = True
+            self._deadline = min(self._deadline, self._loop.time() + self._seconds)
+
+    def stop(self) -> None:
+        super().stop()
+        self._deadline = min(self._deadline, self._loop.time() + self._seconds)

@@ -9,6 +9,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import Message, Receive, Scope, Send
 
 from app.errors import AppError, add_exception_handlers
+from app.middleware import body_deadline
 from app.middleware.body_deadline import BodyDeadlineMiddleware
 from tests.asgi import Call, http_scope
 
@@ -74,6 +75,16 @@ async def test_a_body_in_time_is_passed_on_and_a_slow_endpoint_is_not_cut() -> N
     asyncio.get_running_loop().call_later(0.2, call.incoming.put_nowait, {"type": "http.disconnect"})
     await running
     assert call.body == b"done"
+
+
+async def test_a_body_that_stands_still_while_the_service_stops_is_a_408(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(body_deadline, "STOPPING_SECONDS", 0.01)
+    call = Call(service(3_600), http_scope("/raw", "POST", [LENGTH]), HALF)
+    call.scope["state"]["stopping"].set()
+    await call.run()
+    assert call.status == 408
 
 
 async def test_an_answer_that_has_begun_is_not_cut() -> None:

@@ -1,5 +1,6 @@
 import asyncio
 from collections.abc import Iterable
+from typing import Any
 
 import pytest
 from fastapi import FastAPI, Request
@@ -7,7 +8,9 @@ from fastapi.testclient import TestClient
 from starlette.responses import PlainTextResponse
 from starlette.types import Message, Receive, Scope, Send
 
+from app.middleware import body_deadline
 from app.middleware.lingering_close import LingeringCloseMiddleware
+from tests.asgi import LIMIT
 
 pytestmark = pytest.mark.anyio
 
@@ -32,7 +35,10 @@ def chunk(size: int, more_body: bool = True) -> Message:
 
 
 async def exchange(
-    app: LingeringCloseMiddleware, messages: Iterable[Message], *headers: tuple[bytes, bytes]
+    app: LingeringCloseMiddleware,
+    messages: Iterable[Message],
+    *headers: tuple[bytes, bytes],
+    stopping: asyncio.Event | None = None,
 ) -> list[str | tuple[str, bool]]:
     """What went over the connection, in order: `received` for a piece of the body, else the message sent."""
     events: list[str | tuple[str, bool]] = []
@@ -51,7 +57,12 @@ async def exchange(
         else:
             events.append((message.get("body", b"").decode(), message.get("more_body", False)))
 
-    await app({"type": "http", "headers": headers or [(b"content-length", b"99")]}, receive, send)
+    scope: dict[str, Any] = {
+        "type": "http",
+        "headers": headers or [(b"content-length", b"99")],
+        "state": {"stopping": stopping or asyncio.Event()},
+    }
+    await app(scope, receive, send)
     return events
 
 
@@ -77,6 +88,19 @@ async def test_no_longer_is_waited_than_the_limit() -> None:
     app = LingeringCloseMiddleware(refuse, size=1_000, seconds=0.01)
     async with asyncio.timeout(5):
         assert (await exchange(app, [chunk(10)]))[-1] == ("", False)
+
+
+async def test_it_waits_no_longer_when_the_service_stops(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(body_deadline, "STOPPING_SECONDS", 0.01)
+    stopping = asyncio.Event()
+    stopping.set()
+    app = LingeringCloseMiddleware(refuse, size=1_000, seconds=3_600)
+    async with asyncio.timeout(LIMIT):
+        assert await exchange(app, [], stopping=stopping) == [
+            ("closing head", True),
+            ("no", True),
+            ("", False),
+        ]
 
 
 async def test_a_client_that_has_left_ends_it() -> None:

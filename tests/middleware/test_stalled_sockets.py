@@ -178,6 +178,16 @@ async def test_an_answer_that_is_taken_slowly_is_left_alone(stopping: bool) -> N
     await server.run(answers, seconds=0.1, stopping=stopping, kind="http")
 
 
+async def test_an_answer_that_is_not_taken_is_aborted_soon_when_the_service_stops() -> None:
+    server = Server(constant)
+
+    async def answers(scope: Scope, receive: Receive, send: Send) -> None:
+        await send(PIECE)
+        await server.transport.aborted.wait()
+
+    await server.run(answers, seconds=3_600, stopping=True, kind="http")
+
+
 async def test_a_small_answer_is_not_watched() -> None:
     server = Server(constant)
 

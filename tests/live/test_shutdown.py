@@ -1,0 +1,46 @@
+"""Clients that stand still do not hold up the stop of the server."""
+
+import socket
+from contextlib import ExitStack, closing
+from pathlib import Path
+
+import httpx2
+
+from tests.server import Server, serve
+
+LIMIT = 10.0
+
+HEAD = "Host: localhost\r\nContent-Length: 1000\r\n"
+HALF_REQUESTS = {
+    f"POST /users HTTP/1.1\r\nContent-Type: application/json\r\n{HEAD}\r\n{{": b"408",
+    f"POST /upload/ HTTP/1.1\r\nContent-Type: multipart/form-data; boundary=X\r\n{HEAD}\r\n--X\r\n": b"408",
+    f"POST /nowhere HTTP/1.1\r\n{HEAD}\r\n{{": b"404",
+    f"GET /health HTTP/1.1\r\n{HEAD}\r\n{{": b"200",
+}
+
+
+def connect(server: Server, request: str) -> socket.socket:
+    connection = socket.socket()
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+    connection.settimeout(LIMIT)
+    connection.connect(("127.0.0.1", server.port))
+    connection.sendall(request.encode())
+    return connection
+
+
+def test_at_sigterm_bodies_and_downloads_that_stand_still_are_given_up(tmp_path: Path) -> None:
+    with serve(tmp_path) as server, ExitStack() as clients:
+        text = b"some words\n" * 900_000  # more than the buffers of the system hold
+        uploaded = httpx2.post(f"{server.url}/upload/", files={"file": ("long.txt", text)}, timeout=LIMIT)
+        download = f"GET {uploaded.headers['location']} HTTP/1.1\r\nHost: localhost\r\n\r\n"
+        deaf = clients.enter_context(closing(connect(server, download)))
+        assert deaf.recv(12) == b"HTTP/1.1 200"
+
+        halves = [clients.enter_context(closing(connect(server, request))) for request in HALF_REQUESTS]
+        httpx2.get(f"{server.url}/health", timeout=LIMIT)  # when it is answered, those before it were read
+        assert server.stop() < 2
+        for half, status in zip(halves, HALF_REQUESTS.values(), strict=True):
+            received = b"".join(iter(lambda half=half: half.recv(65_536), b""))  # type: ignore[misc]
+            assert received.split(b" ")[1] == status
+        assert "Traceback" not in server.log
+        assert "graceful shutdown exceeded" not in server.log
