@@ -15,6 +15,8 @@ from urllib.parse import urlsplit
 from pydantic import Field, PositiveFloat, PositiveInt, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from app.mail_address import MailAddress
+
 ROOT = Path(__file__).parent.parent
 
 ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://([a-z0-9._-]+|\[[0-9a-f:]+\])(:\d{1,5})?")
@@ -103,7 +105,9 @@ class Settings(BaseSettings):
         SecretStr,
         _setting("`smtp://user:password@host:port` (or `smtps://`); empty: mail goes to `outbox.jsonl`"),
     ] = SecretStr("")
-    mail_from: Annotated[str, _setting("sender of the mail")] = "noreply@example.com"
+    mail_from: Annotated[MailAddress, _setting("sender of the mail, an address without a name")] = (
+        "noreply@example.com"
+    )
     mail_queue_size: Annotated[PositiveInt, _setting("mails that may wait; more are refused with 503")] = (
         1_000
     )

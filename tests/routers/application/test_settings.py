@@ -55,6 +55,10 @@ def test_importing_the_settings_reads_no_environment(tmp_path: Path) -> None:
         ("CORS_ORIGINS", '["*"]'),
         ("CORS_ORIGINS", "http://localhost"),
         ("WS_MAX_CONNECTIONS_PER_CLIENT", "1000000"),
+        ("MAIL_FROM", ""),
+        ("MAIL_FROM", "nobody"),
+        ("MAIL_FROM", "a\nb@c"),
+        ("MAIL_FROM", "Service <noreply@example.com>"),
     ],
 )
 def test_a_wrong_value_stops_the_start_and_names_the_setting(

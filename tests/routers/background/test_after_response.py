@@ -4,6 +4,9 @@ import threading
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from email import message_from_bytes
+from email.message import EmailMessage
+from email.policy import SMTP
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,7 +16,7 @@ import pytest
 from fastapi import BackgroundTasks, Depends, FastAPI, HTTPException, Request, Response
 from fastapi.responses import JSONResponse
 from fastapi.testclient import TestClient
-from pydantic import SecretStr
+from pydantic import EmailStr, SecretStr, TypeAdapter
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 from starlette.background import BackgroundTask
@@ -317,6 +320,12 @@ def test_trap_a_log_opened_for_writing_keeps_one_mail_and_a_line_break_forges_an
         "a\x00@example.com",
         "a\u202e@example.com",
         "a@example.com, all@example.com",
+        "Ada <a@example.com>",
+        "jürgen@example.com",
+        "=?utf-8?q?=ff=e2=80=a8?=@example.com",
+        "=?utf-8?q?all=40example.com=2C_a?=@example.com",
+        "=?utf-8?b?YQ==?=@example.com",
+        "a=?b@example.com",
         f"{'a' * 300}@example.com",
     ],
 )
@@ -331,9 +340,34 @@ def test_what_is_not_an_address_is_a_422_and_sends_nothing(settings: Settings, e
     assert not outbox(settings)
 
 
-def test_a_line_break_in_a_header_is_refused_by_the_message_itself() -> None:
+@pytest.mark.parametrize("address", ["a?=b=@example.com", "o'brien+{tag}@example.com"])
+def test_an_address_is_the_only_recipient_and_stays_as_it_is(settings: Settings, address: str) -> None:
+    with serve_smtp() as smtp:
+        by_smtp = settings.model_copy(update={"smtp_url": SecretStr(smtp.url)})
+        with TestClient(create_app(by_smtp)) as client:
+            assert client.post("/notify", params={"email": address}).status_code == 200
+        (message,) = smtp.messages
+    assert (message["X-RcptTo"], message["To"]) == (address, address)
+
+
+def test_a_domain_outside_ascii_is_sent_as_the_name_it_has_in_the_network(settings: Settings) -> None:
+    with TestClient(create_app(settings)) as client:
+        assert client.post("/notify", params={"email": "a@bücher.example.com"}).status_code == 200
+    assert [line["to"] for line in outbox(settings)] == ["a@xn--bcher-kva.example.com"]
+
+
+def test_trap_an_encoded_word_before_the_at_is_an_address_and_its_header_has_two_recipients() -> None:
+    address = TypeAdapter(EmailStr).validate_python("=?utf-8?q?all=40example.com=2C_a?=@example.com")
+    message = EmailMessage()
+    message["To"] = address
+    sent = message_from_bytes(message.as_bytes(), policy=SMTP)
+    assert [to.addr_spec for to in sent["To"].addresses] == ["all@example.com", "a@example.com"]
+
+
+@pytest.mark.parametrize("address", ["a@example.com\r\nBcc: all@example.com", "=?utf-8?q?a?=@example.com"])
+def test_a_line_break_or_encoded_word_in_a_header_is_refused_by_the_message_itself(address: str) -> None:
     with pytest.raises(ValueError):
-        notification("noreply@example.com", "a@example.com\r\nBcc: all@example.com")
+        notification("noreply@example.com", address)
 
 
 def test_a_full_queue_is_a_503_and_a_refused_request_gives_its_place_back(settings: Settings) -> None:
@@ -358,11 +392,11 @@ def test_with_an_smtp_server_the_mail_is_delivered_after_a_few_attempts_if_need_
         smtp.replies = ["451 come back later", "421 closing"]
         by_smtp = settings.model_copy(update={"smtp_url": SecretStr(smtp.url), "mail_retry_delay": 0.01})
         with TestClient(create_app(by_smtp)) as client:
-            client.post("/send-notification/jürgen@example.com")
+            client.post("/send-notification/b@example.com")
             client.post("/notify", params={"email": "a@example.com"})
         first, second = smtp.messages
         assert smtp.attempts == 4
-    assert (first["To"], second["To"]) == ("jürgen@example.com", "a@example.com")
+    assert (first["To"], second["To"]) == ("b@example.com", "a@example.com")
     assert second["From"] == settings.mail_from
     assert second["Message-ID"].endswith("@example.com>")
     assert second.get_content() == "You have a notification.\n"
