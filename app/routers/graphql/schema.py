@@ -15,6 +15,9 @@ Three small files hold what every GraphQL service needs: `app/graphql/limits.py`
 for too much, `errors.py` hides what a resolver raised, `router.py` speaks HTTP. `APP_DOCS=false` also turns
 introspection off, and the suggestions that spell the schema out without it.
 
+There is no authorization here, and the data is public: whoever can reach the service reads every user, with
+the e-mail address, and every item, may change the name and the age of any user, and may add items to any.
+
 ## The trap
 
 `GraphQLRouter(strawberry.Schema(Query))` is all that tutorials show. It runs 30,000 aliases in one request,
@@ -32,6 +35,9 @@ in a thread as a `def` endpoint does.
 - Loaders forget everything after the request.
 - Two fields of one query never share a session.
 - Invalid input is refused with the place and the reason.
+- A name is held to the rule of `POST /users`.
+- There is no authorization: whoever asks reads each address and changes any user.
+- An age can be changed and is never told.
 - A patch tells an absent field from a null.
 - Items are refused once the table is full.
 - A query beyond a limit is refused before it is validated.
@@ -62,7 +68,7 @@ from uuid import uuid4
 import strawberry
 import strawberry.pydantic
 from graphql import GraphQLError
-from pydantic import BaseModel, Field, StringConstraints
+from pydantic import BaseModel, Field
 from sqlalchemy import func, select
 from strawberry.dataloader import DataLoader
 from strawberry.fastapi import BaseContext
@@ -74,10 +80,7 @@ from app.graphql.errors import Schema
 from app.graphql.limits import Limits
 from app.graphql.router import GraphQLRouter
 from app.lifespan import State
-
-Name = Annotated[
-    str, StringConstraints(strip_whitespace=True, min_length=1, max_length=100, pattern=r"^\P{Cc}*$")
-]
+from app.routers.validation.models import AGE_OF_CONSENT, MAX_AGE, Name, NameOfThing
 
 
 class Context(BaseContext):
@@ -132,14 +135,15 @@ def check_page(info: Info, limit: int, skip: int = 0) -> None:
 
 @strawberry.type
 class User:
+    """Without the age: it may be changed by a patch, but is told to nobody."""
+
     id: int
     name: str
     email: str
-    age: int | None
 
     @classmethod
     def of(cls, row: models.User) -> Self:
-        return cls(id=row.id, name=row.name, email=row.email, age=row.age)
+        return cls(id=row.id, name=row.name, email=row.email)
 
     @strawberry.field
     async def items(self, info: Info, limit: int = 10) -> list["Item"]:
@@ -197,7 +201,7 @@ class Query:
 
 @strawberry.pydantic.input
 class NewItem(BaseModel):
-    name: Name
+    name: Annotated[NameOfThing, Field(min_length=1)]
     price_cents: Annotated[int, Field(ge=0)]
     owner_id: int
 
@@ -207,7 +211,7 @@ class UserPatch(BaseModel):
     """A field that is absent stays as it is; `age: null` forgets the age, and `name: null` is refused."""
 
     name: strawberry.Maybe[Name] = None
-    age: strawberry.Maybe[Annotated[int, Field(ge=13, le=150)] | None] = None
+    age: strawberry.Maybe[Annotated[int, Field(ge=AGE_OF_CONSENT, le=MAX_AGE)] | None] = None
 
 
 @strawberry.type

@@ -2,21 +2,25 @@
 
 `POST /users` takes a JSON body as a Pydantic model. Types and bounds say most of what is needed; what is
 left goes into validators, and a validator that several fields may share goes into a type: `Name` and
-`Email` below are ordinary annotations. A rule about two fields is a `@model_validator(mode="after")`, a
-plain method. `extra="forbid"` refuses a misspelt field instead of ignoring it.
+`Email` below are ordinary annotations, and the GraphQL page takes the same `Name`. A rule about two fields
+is a `@model_validator(mode="after")`, a plain method. `extra="forbid"` refuses a misspelt field instead of
+ignoring it.
 
 Raise `PydanticCustomError`: its message reaches the client as it is. What a validator returns is stored,
 so it is also the place to bring a value into one form: names lose double spaces, addresses their capitals,
 and both are in Unicode's composed form. That an address is free is not for a validator: only the
 database knows, by its unique index, in the moment of writing.
 
+There is no authorization here: whoever can reach the service may add a user, and reads the name of any.
+
 ## The trap
 
-`@root_validator` no longer imports, and `@validator` warns. `'@' in email` takes `'@'`. `if age and age < 13`
-lets an age of 0 pass, and an `int` takes `false` for 0. `name.title()` makes `Mcdonald` of McDonald and
-`Ben'S` of Ben's. FastAPI's own 422 repeats the input, passwords too, and is a 500 when the body is binary
-or holds `NaN`; a handler with `JSONResponse(exc.errors())` is a 500 for every `ValueError`. And a `before`
-validator sees the raw input: a `TypeError` in it is a 500.
+`@root_validator` raises at import unless it has `pre=True` or `skip_on_failure=True`; with one of them it
+warns, as `@validator` does. `'@' in email` takes `'@'`. `if age and age < 13` lets an age of 0 pass, and an
+`int` takes `false` for 0. `name.title()` makes `Mcdonald` of McDonald and `Ben'S` of Ben's. FastAPI's own
+422 repeats the input, passwords too, and is a 500 when the body is binary or holds `NaN`; a handler with
+`JSONResponse(exc.errors())` is a 500 for every `ValueError`. And a `before` validator sees the raw input: a
+`TypeError` in it is a 500.
 
 ## What is proven
 
@@ -28,7 +32,7 @@ validator sees the raw input: a `TypeError` in it is a 500.
 - An age is a whole number from 0 to 150.
 - A second user with the same address is refused, even at the same time.
 - Unknown fields are refused.
-- A refusal never repeats the input, whatever was sent.
+- Of the body, a refusal repeats no value and at most 20 names, each cut at 200 characters.
 - Validators run from the outside in and out again.
 - The table of users has a limit.
 
@@ -78,17 +82,24 @@ JOINERS = "\u200c\u200d"
 router = APIRouter(tags=["validation"])
 
 
-def one_form_of_name(name: str) -> str:
+def in_one_form(name: str) -> str:
     if any(unicodedata.category(char) in FORBIDDEN_CATEGORIES and char not in JOINERS for char in name):
         raise PydanticCustomError("name_characters", "Name must not contain control characters")
-    words = unicodedata.normalize("NFC", name).split()
-    if len(words) < 2:
+    return " ".join(unicodedata.normalize("NFC", name).split())
+
+
+def in_title_case(name: str) -> str:
+    if " " not in name:
         raise PydanticCustomError("name_space", "Name must contain a space")
     # Only first letters: title() of the whole would also lower the D of McDonald.
-    titled = " ".join(word[0].title() + word[1:] for word in words)
-    if len(titled) > MAX_NAME_LENGTH:  # title case can make a name longer: ß becomes Ss
+    return " ".join(word[0].title() + word[1:] for word in name.split())
+
+
+def still_short_enough(name: str) -> str:
+    """The composed form of a few letters is longer, and so is title case: ß becomes Ss."""
+    if len(name) > MAX_NAME_LENGTH:
         raise PydanticCustomError("name_length", "Name is too long")
-    return titled
+    return name
 
 
 def refuse_display_name(email: object) -> object:
@@ -98,7 +109,14 @@ def refuse_display_name(email: object) -> object:
     return email
 
 
-Name = Annotated[str, Field(max_length=MAX_NAME_LENGTH), AfterValidator(one_form_of_name)]
+# The second limit bounds what is stored; the first, the work on what was sent.
+NameOfThing = Annotated[
+    str,
+    Field(max_length=MAX_NAME_LENGTH),
+    AfterValidator(in_one_form),
+    AfterValidator(still_short_enough),
+]
+Name = Annotated[NameOfThing, AfterValidator(in_title_case), AfterValidator(still_short_enough)]
 Email = Annotated[EmailStr, BeforeValidator(refuse_display_name), AfterValidator(str.lower)]
 # Strict, for Python takes False for 0.
 Age = Annotated[int, Field(strict=True, ge=0, le=MAX_AGE)]
@@ -123,7 +141,7 @@ class NewUser(BaseModel):
 
 
 class PublicUser(BaseModel):
-    """What everybody may know."""
+    """What `GET /users/{user_id}` tells whoever asks. GraphQL tells the e-mail too; neither tells the age."""
 
     model_config = ConfigDict(from_attributes=True)
 
@@ -132,7 +150,7 @@ class PublicUser(BaseModel):
 
 
 class OwnUser(PublicUser):
-    """What the one who signs up is told."""
+    """What `POST /users` answers, to the one who has just sent it."""
 
     email: str
     age: int | None
@@ -157,7 +175,7 @@ async def create_user(
 
 @router.get("/users/{user_id}")
 async def read_user(user_id: Annotated[int, Path(ge=1, le=2**31 - 1)], session: SessionDep) -> PublicUser:
-    """What everybody may know of a user."""
+    """The public fields of a user."""
     user = await session.get(User, user_id)
     if user is None:
         raise NotFound("There is no such user.")

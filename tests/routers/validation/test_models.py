@@ -1,7 +1,8 @@
 import unicodedata
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import pydantic
 import pytest
@@ -66,11 +67,15 @@ def test_names_keep_their_inner_capitals_their_apostrophes_and_their_accents(cli
         assert unicodedata.is_normalized("NFC", stored)
 
 
+FORBIDDEN = "\x00\n\r\t\x1b\x7f\u0085\u2028\u202e\u200b\ufeff"
+"""Controls, line separators, marks that turn the direction of text or that nobody sees."""
+
+
 def test_a_name_needs_a_space_and_has_no_control_characters(client: TestClient) -> None:
     for bad in ("", " ", "ada", " ada ", "ada\u2000"):
         error = refusal_of(client, name=bad)
         assert (error["loc"], error["msg"]) == (["body", "name"], "Name must contain a space")
-    for bad in "\x00\n\r\t\x1b\x7f\u0085\u2028\u202e\u200b\ufeff":
+    for bad in FORBIDDEN:
         error = refusal_of(client, name=f"ada{bad} lovelace")
         assert error["msg"] == "Name must not contain control characters"
 
@@ -168,13 +173,19 @@ HOSTILE_BODIES = [
 ]
 
 
-def test_a_refusal_never_repeats_the_input_whatever_was_sent(client: TestClient) -> None:
+def test_of_the_body_a_refusal_repeats_no_value_and_at_most_20_names_each_cut_at_200_characters(
+    client: TestClient,
+) -> None:
     for body, content_type in HOSTILE_BODIES:
         answer = client.post("/users", content=body, headers={"Content-Type": content_type})
         assert answer.status_code in (400, 422), body[:50]
         assert answer.headers["content-type"] == "application/problem+json"
         assert "hunter2" not in answer.text, body[:50]
         assert len(answer.content) < 5_000
+    names = {f"{n:03}" + "k" * 1_000: "hunter2" for n in range(100)}
+    errors = client.post("/users", json={**KATHERINE, **names}).json()["errors"]
+    assert [error["loc"] for error in errors] == [["body", name[:200]] for name in list(names)[:20]]
+    assert "hunter2" not in str(errors)
 
 
 def test_validators_run_from_the_outside_in_and_out_again(client: TestClient) -> None:
@@ -201,13 +212,32 @@ def test_the_table_of_users_has_a_limit(tmp_path: Path) -> None:
     assert full.headers["content-type"] == "application/problem+json"
 
 
-def test_trap_root_validator_does_not_import() -> None:
-    with pytest.warns(pydantic.PydanticDeprecatedSince20), pytest.raises(PydanticUserError):
+RootValidator = Callable[[Callable[..., Any]], Any]
 
-        class Order(BaseModel):
-            @pydantic.root_validator  # type: ignore[call-overload]  # its signature refuses it too
-            def check(cls, values: dict[str, Any]) -> dict[str, Any]:
-                return values
+
+def make_model(root_validator: RootValidator) -> type[BaseModel]:
+    class Order(BaseModel):
+        @root_validator
+        def check(cls, values: dict[str, Any]) -> dict[str, Any]:
+            return {**values, "checked": True}
+
+        checked: bool = False
+
+    return Order
+
+
+def test_trap_a_root_validator_without_pre_or_skip_on_failure_does_not_import() -> None:
+    bare = cast(RootValidator, pydantic.root_validator)
+    for make in (lambda: bare, lambda: cast(Any, pydantic.root_validator)()):
+        with pytest.warns(DeprecationWarning, match="@root_validator"), pytest.raises(PydanticUserError):
+            make_model(make())
+
+
+def test_trap_a_root_validator_with_pre_or_skip_on_failure_warns() -> None:
+    for argument in ("pre", "skip_on_failure"):
+        with pytest.warns(DeprecationWarning, match="@root_validator"):
+            model = make_model(cast(Any, pydantic.root_validator)(**{argument: True}))
+        assert model().model_dump() == {"checked": True}
 
 
 def test_trap_validator_warns() -> None:
