@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.message import EmailMessage
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 from urllib.parse import unquote, urlsplit
 
 import aiosmtplib
@@ -29,7 +29,6 @@ from app.settings import Settings
 logger = logging.getLogger("app.jobs.mail")
 
 Fate = Literal["stored", "failed", "unsent"]
-Post = Callable[[EmailMessage], Awaitable[None]]
 
 MAX_DISK_DELAY = 5.0
 """Seconds between two attempts to write the outbox while the disk refuses."""
@@ -38,7 +37,13 @@ MAX_DISK_DELAY = 5.0
 @dataclass(frozen=True)
 class Mail:
     message: EmailMessage
+    text: str
     request_id: str
+
+    @classmethod
+    def of(cls, message: EmailMessage) -> Self:
+        """Raises when the message cannot be written down: in the request, not in the writer."""
+        return cls(message, message.as_string(), request_id.get())
 
     def line(self, fate: Fate) -> bytes:
         """One JSON line, whatever the mail contains: all but printable ASCII is escaped."""
@@ -48,9 +53,12 @@ class Mail:
             "request_id": self.request_id,
             "id": self.message["Message-ID"],
             "to": self.message["To"],
-            "message": self.message.as_string(),
+            "message": self.text,
         }
         return json.dumps(record).encode() + b"\n"
+
+
+Post = Callable[[Mail], Awaitable[None]]
 
 
 class Mailer:
@@ -81,13 +89,13 @@ class Mailer:
         held = True
 
         # `async`, for BackgroundTasks would call a plain function in another thread.
-        async def post(message: EmailMessage) -> None:
+        async def post(mail: Mail) -> None:
             nonlocal held
             if not held:
                 raise RuntimeError("one place, one mail")
             held = False
             self._places -= 1
-            self._mails.append(Mail(message, request_id.get()))
+            self._mails.append(mail)
             self._drained.clear()
             self._arrived.set()
 
@@ -130,7 +138,7 @@ class Mailer:
         fields = {"mails": len(self._mails)}
         try:
             await self._append(self._mails, "unsent" if self._settings.smtp_url else "stored")
-        except OSError:
+        except Exception:
             logger.exception("mails lost at shutdown", extra={"fields": fields})
         else:
             logger.warning("mails left in the outbox at shutdown", extra={"fields": fields})
@@ -162,7 +170,7 @@ class Mailer:
         while True:
             try:
                 return await self._append(mails, fate)
-            except OSError:
+            except Exception:  # of the disk, or of the thread; the lines themselves cannot fail
                 logger.exception("the outbox cannot be written")
             await anyio.sleep(delay)
             delay = min(delay * 2, MAX_DISK_DELAY)
@@ -225,5 +233,7 @@ async def open_mailer(settings: Settings) -> AsyncIterator[Mailer]:
         yield mailer
     finally:
         mailer.stop()
-        await writer
-        await mailer.store_rest()
+        try:
+            await writer
+        finally:
+            await mailer.store_rest()

@@ -2,6 +2,7 @@ import json
 import logging
 import socket
 import stat
+from collections.abc import Callable
 from email.message import EmailMessage
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from pydantic import SecretStr, ValidationError
 
 from app.errors import ServiceUnavailable
 from app.jobs import mail
-from app.jobs.mail import Mailer, open_mailer
+from app.jobs.mail import Mail, Mailer, open_mailer
 from app.middleware.request_id import request_id
 from app.routers.background.after_response import notification
 from app.settings import Settings
@@ -22,7 +23,7 @@ pytestmark = pytest.mark.anyio
 SECONDS = 10.0
 
 
-def to(address: str) -> EmailMessage:
+def to(address: str) -> Mail:
     return notification("noreply@example.com", address)
 
 
@@ -72,12 +73,20 @@ async def test_the_outbox_is_for_its_owner_only(settings: Settings) -> None:
     assert stat.S_IMODE((settings.data_dir / "outbox.jsonl").stat().st_mode) == 0o600
 
 
-async def test_an_address_outside_ascii_is_one_ascii_line(settings: Settings) -> None:
-    async with open_mailer(settings) as mailer:
-        await post(mailer, "jürgen@example.com")
-        await drained(mailer)
-    assert (settings.data_dir / "outbox.jsonl").read_bytes().isascii()
-    assert [line["to"] for line in outbox(settings)] == ["jürgen@example.com"]
+async def test_a_text_outside_ascii_is_one_ascii_line(settings: Settings) -> None:
+    message = EmailMessage()
+    message["To"] = "a@example.com"
+    message.set_content("gr\u00fc\u00dfe\u2028", cte="8bit")
+    line = Mail.of(message).line("stored")
+    assert line.isascii()
+    assert len(line.splitlines()) == 1
+
+
+def test_what_cannot_be_written_down_is_refused_before_it_is_accepted() -> None:
+    message = EmailMessage()
+    message["To"] = "=?utf-8?q?=ff=e2=80=a8?=@example.com"
+    with pytest.raises(UnicodeEncodeError):
+        Mail.of(message)
 
 
 def test_a_torn_line_spoils_no_other(tmp_path: Path) -> None:
@@ -119,6 +128,48 @@ async def test_a_disk_that_refuses_at_the_end_is_told_in_the_log(
         await post(mailer, "a@example.com")
     (record,) = [record for record in caplog.records if record.message == "mails lost at shutdown"]
     assert record.fields == {"mails": 1}  # type: ignore[attr-defined]  # set through `extra`
+
+
+async def test_an_error_nobody_thought_of_stops_no_writer(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class FailsOnce:
+        def __init__(self, then: Callable[..., Any]) -> None:
+            self.then = then
+            self.calls = 0
+
+        def __call__(self, *args: Any) -> Any:
+            self.calls += 1
+            if self.calls == 1:
+                raise LookupError
+            return self.then(*args)
+
+    append, send = FailsOnce(mail.append), FailsOnce(mail.send)
+    monkeypatch.setattr(mail, "append", append)
+    monkeypatch.setattr(mail, "send", send)
+    async with open_mailer(settings.model_copy(update={"mail_retry_delay": 0.01})) as mailer:
+        await post(mailer, "a@example.com")
+        await drained(mailer)
+    with serve_smtp() as smtp:
+        async with open_mailer(with_smtp(settings, smtp.url)) as mailer:
+            await post(mailer, "b@example.com")
+            await drained(mailer)
+        assert [message["To"] for message in smtp.messages] == ["b@example.com"]
+    assert [line["to"] for line in outbox(settings)] == ["a@example.com"]
+    assert (append.calls, send.calls) == (2, 2)
+
+
+async def test_what_waits_is_stored_whatever_became_of_the_writer(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def dies(mailer: Mailer) -> None:
+        raise LookupError
+
+    monkeypatch.setattr(Mailer, "write_all", dies)
+    with pytest.raises(LookupError):
+        async with open_mailer(settings) as mailer:
+            await post(mailer, "a@example.com")
+    assert [line["to"] for line in outbox(settings)] == ["a@example.com"]
 
 
 async def test_a_refusal_for_good_is_not_tried_again(settings: Settings) -> None:

@@ -62,7 +62,7 @@ from fastapi import APIRouter, BackgroundTasks, Depends
 from pydantic import BaseModel
 
 from app.dependencies import MailerDep, SettingsDep
-from app.jobs.mail import Post
+from app.jobs.mail import Mail, Post
 from app.mail_address import MailAddress
 
 router = APIRouter(tags=["background"])
@@ -80,7 +80,7 @@ async def hold_place(mailer: MailerDep) -> AsyncIterator[Post]:
 PostDep = Annotated[Post, Depends(hold_place, scope="request")]
 
 
-def notification(sender: str, recipient: str) -> EmailMessage:
+def notification(sender: str, recipient: str) -> Mail:
     """`Address` takes one address: with a line break, a comma or an encoded word in it, it raises."""
     message = EmailMessage()
     message["From"] = Address(addr_spec=sender)
@@ -90,7 +90,7 @@ def notification(sender: str, recipient: str) -> EmailMessage:
     # Without `domain` the name of this host would be looked up in the network, on the event loop.
     message["Message-ID"] = make_msgid(domain=sender.rpartition("@")[2])
     message.set_content("You have a notification.")
-    return message
+    return Mail.of(message)
 
 
 @router.post("/send-notification/{email}")
