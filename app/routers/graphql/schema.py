@@ -39,7 +39,7 @@ in a thread as a `def` endpoint does.
 - There is no authorization: whoever asks reads each address and changes any user.
 - An age can be changed and is never told.
 - A patch tells an absent field from a null.
-- Items are refused once the table is full.
+- Items are refused once the table is full, however many are added at once.
 - A query beyond a limit is refused before it is validated.
 - A fragment is weighed once, however often it is spread.
 - Every resolver is asynchronous.
@@ -74,8 +74,9 @@ from strawberry.dataloader import DataLoader
 from strawberry.fastapi import BaseContext
 
 from app.database import models
+from app.database.room import ensure_room
 from app.dependencies import StateDep
-from app.errors import Conflict, NotFound
+from app.errors import NotFound
 from app.graphql.errors import Schema
 from app.graphql.limits import Limits
 from app.graphql.router import GraphQLRouter
@@ -219,11 +220,9 @@ class Mutation:
     @strawberry.mutation
     async def create_item(self, info: Info, input: NewItem) -> Item:
         async with info.context.sessions.begin() as session:
+            await ensure_room(session, models.Item, info.context.settings.max_items)
             if await session.get(models.User, input.owner_id) is None:
                 raise NotFound("There is no user with this id.")
-            count = await session.scalar(select(func.count()).select_from(models.Item)) or 0
-            if count >= info.context.settings.max_items:
-                raise Conflict("There is no room for another item.")
             item = models.Item(id=uuid4().hex, **input.model_dump())
             session.add(item)
         info.context.items_of.clear_all()

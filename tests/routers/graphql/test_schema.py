@@ -4,6 +4,7 @@ import logging
 import threading
 import time
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -284,11 +285,17 @@ def test_a_patch_tells_an_absent_field_from_a_null(client: TestClient) -> None:
     assert messages(nobody) == "There is no user with this id."
 
 
-def test_items_are_refused_once_the_table_is_full(settings: Settings) -> None:
+def test_items_are_refused_once_the_table_is_full_however_many_are_added_at_once(settings: Settings) -> None:
     create = 'mutation { createItem(input: {name: "Abacus", priceCents: 1, ownerId: 1}) { name } }'
-    with TestClient(create_app(settings.model_copy(update={"max_items": 9}))) as client:
-        assert ask(client, create)["data"]
-        assert messages(ask(client, create)) == "There is no room for another item."
+    full = {"data": None, "errors": [{"message": "There is no room for another item."}]}
+    with TestClient(create_app(settings.model_copy(update={"max_items": 20}))) as client:
+        with ThreadPoolExecutor(40) as threads:
+            answers = list(threads.map(lambda _: ask(client, create), range(40)))
+        assert len(ask(client, "{ items(limit: 100) { id } }")["data"]["items"]) == 20
+    refused = [answer for answer in answers if "errors" in answer]
+    assert len(refused) == 40 - 12
+    for answer in refused:
+        assert {**answer, "errors": [{"message": messages(answer)}]} == full
 
 
 def doubling(count: int, type_name: str = "User") -> str:

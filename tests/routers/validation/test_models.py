@@ -1,7 +1,6 @@
 import unicodedata
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any, Self, cast
 
 import pydantic
@@ -203,13 +202,16 @@ def test_validators_run_from_the_outside_in_and_out_again(client: TestClient) ->
     ]
 
 
-def test_the_table_of_users_has_a_limit(tmp_path: Path) -> None:
-    settings = Settings(data_dir=tmp_path / "data", uploads_dir=tmp_path / "uploads", max_users=4)
-    with TestClient(create_app(settings)) as client:
-        assert client.post("/users", json=KATHERINE).status_code == 201
-        full = client.post("/users", json={**KATHERINE, "email": "k@example.com"})
-    assert full.status_code == 507
-    assert full.headers["content-type"] == "application/problem+json"
+def test_the_table_of_users_has_a_limit_however_many_sign_up_at_once(settings: Settings) -> None:
+    with TestClient(create_app(settings.model_copy(update={"max_users": 10}))) as client:
+        bodies = [{**KATHERINE, "email": f"{number}@example.com"} for number in range(40)]
+        with ThreadPoolExecutor(len(bodies)) as threads:
+            answers = list(threads.map(lambda body: client.post("/users", json=body), bodies))
+        assert ([client.get(f"/users/{id}").status_code for id in (10, 11)]) == [200, 404]
+    assert sorted(answer.status_code for answer in answers) == [201] * 7 + [507] * 33
+    refused = next(answer for answer in answers if answer.status_code == 507)
+    assert refused.headers["content-type"] == "application/problem+json"
+    assert refused.json()["detail"] == "There is no room for another user."
 
 
 RootValidator = Callable[[Callable[..., Any]], Any]
