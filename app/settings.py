@@ -111,6 +111,9 @@ class Settings(BaseSettings):
     mail_queue_size: Annotated[PositiveInt, _setting("mails that may wait; more are refused with 503")] = (
         1_000
     )
+    mail_outbox_max_size: Annotated[
+        PositiveInt, _setting("size of `outbox.jsonl`; mails without room in it are refused with 507")
+    ] = 64 * 1024 * 1024
     mail_timeout: Annotated[PositiveFloat, _setting("time for one delivery attempt")] = 10.0
     mail_attempts: Annotated[
         PositiveInt, _setting("delivery attempts; then the mail goes to `outbox.jsonl`, marked failed")

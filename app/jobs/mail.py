@@ -3,19 +3,20 @@
 Without an SMTP server each mail is one JSON line of `outbox.jsonl`. With one, the outbox holds what could not
 be delivered, so that nothing which was accepted is lost without a trace. Two limits: a process that is killed
 loses what still waits, and a mail is sent twice when the server fails after it took it (same `Message-ID`).
+
+Nothing here empties the outbox. A mail is accepted while there is room in it for that mail and all that wait,
+also with an SMTP server, and again when somebody has moved the file away.
 """
 
 import asyncio
 import json
 import logging
-import os
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.message import EmailMessage
-from pathlib import Path
 from typing import Literal, Self
 from urllib.parse import unquote, urlsplit
 
@@ -23,12 +24,16 @@ import aiosmtplib
 import anyio
 
 from app.errors import ServiceUnavailable
+from app.jobs.outbox import Outbox
 from app.middleware.request_id import request_id
 from app.settings import Settings
 
 logger = logging.getLogger("app.jobs.mail")
 
 Fate = Literal["stored", "failed", "unsent"]
+
+MAX_LINE_SIZE = 16 * 1024
+"""Bytes of one mail in the outbox. Each that is accepted has so much room kept for it."""
 
 MAX_DISK_DELAY = 5.0
 """Seconds between two attempts to write the outbox while the disk refuses."""
@@ -43,7 +48,10 @@ class Mail:
     @classmethod
     def of(cls, message: EmailMessage) -> Self:
         """Raises when the message cannot be written down: in the request, not in the writer."""
-        return cls(message, message.as_string(), request_id.get())
+        mail = cls(message, message.as_string(), request_id.get())
+        if len(mail.line("stored")) > MAX_LINE_SIZE:
+            raise ValueError(f"the mail is longer than {MAX_LINE_SIZE} bytes")
+        return mail
 
     def line(self, fate: Fate) -> bytes:
         """One JSON line, whatever the mail contains: all but printable ASCII is escaped."""
@@ -62,23 +70,22 @@ Post = Callable[[Mail], Awaitable[None]]
 
 
 class Mailer:
-    """Made by `open_mailer`. Everything but the disk is used on the event loop only, so nothing is locked."""
+    """Made by `open_mailer`. Used on the event loop only, so nothing is locked."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._outbox = settings.data_dir / "outbox.jsonl"
+        self._outbox = Outbox(settings.data_dir / "outbox.jsonl", settings.mail_outbox_max_size)
         self._mails: deque[Mail] = deque()
         self._places = 0
         self._arrived = asyncio.Event()
         self._drained = asyncio.Event()
         self._drained.set()
         self._writing = anyio.CancelScope()
-        # A thread of its own: the forty that `def` endpoints share may all be busy.
-        self._disk = anyio.CapacityLimiter(1)
 
-    @contextmanager
-    def place(self) -> Iterator[Post]:
-        """Room for one mail, as the function that takes it. Raises `ServiceUnavailable` when there is none.
+    @asynccontextmanager
+    async def place(self) -> AsyncIterator[Post]:
+        """Room for one mail, as the function that takes it. Raises when there is none: `ServiceUnavailable`
+        if too many wait, `InsufficientStorage` if the outbox may not grow.
 
         So a request knows before it answers whether its mail will be taken; a place that was not used
         is free again on leaving.
@@ -100,6 +107,8 @@ class Mailer:
             self._arrived.set()
 
         try:
+            # All that wait, and all that have a place like this one, may have to go there.
+            await self._outbox.check_room((len(self._mails) + self._places) * MAX_LINE_SIZE)
             yield post
         finally:
             if held:
@@ -176,8 +185,7 @@ class Mailer:
             delay = min(delay * 2, MAX_DISK_DELAY)
 
     async def _append(self, mails: Iterable[Mail], fate: Fate) -> None:
-        lines = b"".join(mail.line(fate) for mail in mails)
-        await anyio.to_thread.run_sync(append, self._outbox, lines, limiter=self._disk)
+        await self._outbox.append(b"".join(mail.line(fate) for mail in mails))
 
 
 async def send(message: EmailMessage, settings: Settings) -> None:
@@ -202,25 +210,6 @@ def is_final(error: Exception) -> bool:
     """Whether the server refused for good (5xx, RFC 5321 section 4.2.1)."""
     errors = error.recipients if isinstance(error, aiosmtplib.SMTPRecipientsRefused) else [error]
     return all(isinstance(each, aiosmtplib.SMTPResponseException) and each.code >= 500 for each in errors)
-
-
-def append(path: Path, lines: bytes) -> None:
-    """Adds whole lines and returns when the disk has them: one write and one `fsync` for all.
-
-    A line that a full disk or a power failure tore is closed first, so that it spoils no other.
-    """
-    with open(path, "a+b", buffering=0, opener=open_for_owner_only) as file:
-        if file.tell():
-            file.seek(-1, os.SEEK_END)
-            if file.read(1) != b"\n":
-                lines = b"\n" + lines
-        if file.write(lines) != len(lines):
-            raise OSError(f"{path.name} took a part of the lines only")
-        os.fsync(file.fileno())
-
-
-def open_for_owner_only(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)
 
 
 @asynccontextmanager

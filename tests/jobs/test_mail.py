@@ -4,16 +4,16 @@ import socket
 import stat
 from collections.abc import Callable
 from email.message import EmailMessage
-from pathlib import Path
 from typing import Any
 
 import anyio
 import pytest
 from pydantic import SecretStr, ValidationError
 
-from app.errors import ServiceUnavailable
+from app.errors import InsufficientStorage, ServiceUnavailable
 from app.jobs import mail
-from app.jobs.mail import Mail, Mailer, open_mailer
+from app.jobs import outbox as outbox_file
+from app.jobs.mail import MAX_LINE_SIZE, Mail, Mailer, open_mailer
 from app.middleware.request_id import request_id
 from app.routers.background.after_response import notification
 from app.settings import Settings
@@ -39,7 +39,7 @@ def with_smtp(settings: Settings, url: str, **changes: object) -> Settings:
 
 async def post(mailer: Mailer, *addresses: str) -> None:
     for address in addresses:
-        with mailer.place() as send:
+        async with mailer.place() as send:
             await send(to(address))
 
 
@@ -50,7 +50,7 @@ async def drained(mailer: Mailer) -> None:
 
 async def test_a_place_takes_one_mail(settings: Settings) -> None:
     async with open_mailer(settings) as mailer:
-        with mailer.place() as send:
+        async with mailer.place() as send:
             await send(to("a@example.com"))
             with pytest.raises(RuntimeError):
                 await send(to("b@example.com"))
@@ -58,12 +58,30 @@ async def test_a_place_takes_one_mail(settings: Settings) -> None:
 
 async def test_places_are_bounded_and_an_unused_one_is_free_again(settings: Settings) -> None:
     mailer = Mailer(settings.model_copy(update={"mail_queue_size": 2}))
-    with mailer.place():
+    async with mailer.place():
         await post(mailer, "a@example.com")
-        with pytest.raises(ServiceUnavailable), mailer.place():
-            pass
-    with mailer.place():
-        pass
+        with pytest.raises(ServiceUnavailable):
+            await post(mailer, "b@example.com")
+    await post(mailer, "b@example.com")
+
+
+async def test_what_waits_and_what_is_held_has_its_room_in_the_outbox(settings: Settings) -> None:
+    mailer = Mailer(settings.model_copy(update={"mail_outbox_max_size": 3 * MAX_LINE_SIZE - 1}))
+    async with mailer.place():
+        await post(mailer, "a@example.com")
+        with pytest.raises(InsufficientStorage):
+            await post(mailer, "b@example.com")
+    await post(mailer, "b@example.com")
+    with pytest.raises(InsufficientStorage):
+        await post(mailer, "c@example.com")
+
+
+def test_a_mail_without_end_is_refused_before_it_is_accepted() -> None:
+    message = EmailMessage()
+    message["To"] = "a@example.com"
+    message.set_content("x" * MAX_LINE_SIZE)
+    with pytest.raises(ValueError, match="longer"):
+        Mail.of(message)
 
 
 async def test_the_outbox_is_for_its_owner_only(settings: Settings) -> None:
@@ -87,15 +105,6 @@ def test_what_cannot_be_written_down_is_refused_before_it_is_accepted() -> None:
     message["To"] = "=?utf-8?q?=ff=e2=80=a8?=@example.com"
     with pytest.raises(UnicodeEncodeError):
         Mail.of(message)
-
-
-def test_a_torn_line_spoils_no_other(tmp_path: Path) -> None:
-    path = tmp_path / "outbox.jsonl"
-    mail.append(path, b'{"n": 1}\n')
-    with path.open("ab") as file:
-        file.write(b'{"n": 2')
-    mail.append(path, b'{"n": 3}\n')
-    assert path.read_bytes().splitlines() == [b'{"n": 1}', b'{"n": 2', b'{"n": 3}']
 
 
 async def test_a_disk_that_refuses_for_a_while_loses_no_mail(
@@ -144,8 +153,8 @@ async def test_an_error_nobody_thought_of_stops_no_writer(
                 raise LookupError
             return self.then(*args)
 
-    append, send = FailsOnce(mail.append), FailsOnce(mail.send)
-    monkeypatch.setattr(mail, "append", append)
+    append, send = FailsOnce(outbox_file.append), FailsOnce(mail.send)
+    monkeypatch.setattr(outbox_file, "append", append)
     monkeypatch.setattr(mail, "send", send)
     async with open_mailer(settings.model_copy(update={"mail_retry_delay": 0.01})) as mailer:
         await post(mailer, "a@example.com")

@@ -13,8 +13,8 @@ Dependencies may take it too, and add to the same list. An `async def` task runs
 not block; a `def` task runs in a thread.
 
 A task cannot refuse any more, so whatever can be refused is checked before: the dependency `hold_place`
-takes a place in the queue, or answers 503. It has request scope, so it is left after the tasks have run,
-and a place that was not used is free again.
+takes a place in the queue and in the outbox, or answers 503 or 507. It has request scope, so it is left after
+the tasks have run, and a place that was not used is free again.
 
 ## The trap
 
@@ -40,6 +40,7 @@ recipients, so the address here is of a stricter type, `app/mail_address.py`.
 - An address is the only recipient and stays as it is.
 - A domain outside ASCII is sent as the name it has in the network.
 - A full queue is a 503, and a refused request gives its place back.
+- A full outbox is a 507 until it is moved away.
 - With an SMTP server the mail is delivered, after a few attempts if need be.
 - A mail that cannot be delivered is in the outbox and once in the log.
 
@@ -73,7 +74,7 @@ class Sent(BaseModel):
 
 
 async def hold_place(mailer: MailerDep) -> AsyncIterator[Post]:
-    with mailer.place() as post:
+    async with mailer.place() as post:
         yield post
 
 

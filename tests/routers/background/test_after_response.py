@@ -375,13 +375,27 @@ def test_a_full_queue_is_a_503_and_a_refused_request_gives_its_place_back(settin
     with TestClient(create_app(small)) as client:
         for _ in range(3):
             assert client.post("/notify", params={"email": "nobody"}).status_code == 422
-        with mailer_of(client).place():
+        assert client.portal
+        with client.portal.wrap_async_context_manager(mailer_of(client).place()):
             answer = client.post("/notify", params={"email": "a@example.com"})
             assert answer.status_code == 503
             assert answer.headers["retry-after"] == "1"
             assert answer.headers["content-type"] == "application/problem+json"
         answer = client.post("/notify", params={"email": "b@example.com"})
         assert answer.json() == {"message": "Notification sent in background"}
+    assert [line["to"] for line in outbox(settings)] == ["b@example.com"]
+
+
+def test_a_full_outbox_is_a_507_until_it_is_moved_away(settings: Settings) -> None:
+    path = settings.data_dir / "outbox.jsonl"
+    with TestClient(create_app(settings.model_copy(update={"mail_outbox_max_size": 100_000}))) as client:
+        path.write_bytes(b"x" * 100_000)
+        answer = client.post("/notify", params={"email": "a@example.com"})
+        assert answer.status_code == 507
+        assert answer.headers["content-type"] == "application/problem+json"
+        assert client.post("/send-notification/a@example.com").status_code == 507
+        path.unlink()
+        assert client.post("/notify", params={"email": "b@example.com"}).status_code == 200
     assert [line["to"] for line in outbox(settings)] == ["b@example.com"]
 
 
