@@ -1,10 +1,12 @@
 """What a GraphQL client learns of an error, and what the log does."""
 
 import logging
+from typing import Any
 
 import strawberry
 from graphql import GraphQLError
-from strawberry.types import ExecutionContext
+from strawberry.schema.exceptions import CannotGetOperationTypeError
+from strawberry.types import ExecutionContext, ExecutionResult
 
 from app.errors import AppError
 from app.middleware.request_id import request_id
@@ -16,6 +18,13 @@ logger = logging.getLogger("app.graphql")
 
 class Schema(strawberry.Schema):
     """Hides what a resolver raised, unless it was meant for the client; syntax and validation errors stay."""
+
+    async def execute(self, *args: Any, **kwargs: Any) -> ExecutionResult:
+        """strawberry would make an HTTP error of a name that no operation has, with that name in it."""
+        try:
+            return await super().execute(*args, **kwargs)
+        except CannotGetOperationTypeError:
+            return ExecutionResult(None, [GraphQLError("The query has no operation, or none of this name.")])
 
     def process_errors(
         self, errors: list[GraphQLError], execution_context: ExecutionContext | None = None

@@ -25,6 +25,7 @@ from graphql import (
     NoSchemaIntrospectionCustomRule,
     OperationDefinitionNode,
     SelectionSetNode,
+    ValueNode,
     VariableNode,
     get_named_type,
     is_introspection_type,
@@ -94,9 +95,9 @@ class Scale:
         self, schema: GraphQLSchema, document: DocumentNode, variables: Mapping[str, Any], page_size: int
     ) -> None:
         self.schema = schema
-        self.document = document
-        self.variables = variables
         self.page_size = page_size
+        self.operations = [node for node in document.definitions if isinstance(node, OperationDefinitionNode)]
+        self.variables = [{**defaults(operation), **variables} for operation in self.operations]
         self.definitions = {
             node.name.value: node for node in document.definitions if isinstance(node, FragmentDefinitionNode)
         }
@@ -106,8 +107,7 @@ class Scale:
         """One of each operation; and of each fragment, for those that no operation uses."""
         operations = [
             self.selection(node.selection_set, self.schema.get_root_type(node.operation))
-            for node in self.document.definitions
-            if isinstance(node, OperationDefinitionNode)
+            for node in self.operations
         ]
         return operations + [self.fragment(name) for name in self.definitions]
 
@@ -149,16 +149,34 @@ class Scale:
         return Weight(level + inner.depth, inner.aliases, 1 + self.rows(node, field) * inner.cost)
 
     def rows(self, node: FieldNode, field: GraphQLField | None) -> int:
-        """How many rows the page of this field may have: as its `limit` says, and never more than allowed."""
+        """How many rows the page of this field may have: as its `limit` says, and never more than allowed.
+
+        A fragment belongs to every operation, so the largest counts that the variable has in any.
+        """
         limit = field.args.get("limit") if field else None
         if limit is None:
             return 1
-        asked = limit.default_value
-        for argument in node.arguments or ():
-            if argument.name.value == "limit":
-                asked = None
-                if isinstance(argument.value, VariableNode):
-                    asked = self.variables.get(argument.value.name.value)
-                elif isinstance(argument.value, IntValueNode) and len(argument.value.value) < 10:
-                    asked = int(argument.value.value)
-        return asked if isinstance(asked, int) and 0 <= asked <= self.page_size else self.page_size
+        arguments = {argument.name.value: argument.value for argument in node.arguments or ()}
+        given = arguments.get("limit")
+        if isinstance(given, VariableNode):
+            asked = [variables.get(given.name.value, limit.default_value) for variables in self.variables]
+        else:
+            asked = [number(given) if given else limit.default_value]
+        return max((self.page(rows) for rows in asked), default=self.page_size)
+
+    def page(self, rows: object) -> int:
+        return rows if isinstance(rows, int) and 0 <= rows <= self.page_size else self.page_size
+
+
+def defaults(operation: OperationDefinitionNode) -> dict[str, int | None]:
+    """What the variables are that the client does not send."""
+    return {
+        definition.variable.name.value: number(definition.default_value)
+        for definition in operation.variable_definitions or ()
+        if definition.default_value
+    }
+
+
+def number(node: ValueNode) -> int | None:
+    # Python takes long for thousands of digits, and then refuses them.
+    return int(node.value) if isinstance(node, IntValueNode) and len(node.value) < 10 else None

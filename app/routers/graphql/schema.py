@@ -48,6 +48,8 @@ in a thread as a `def` endpoint does.
 - The log never holds a query.
 - Only JSON by POST is read.
 - A body that is no GraphQL request is a problem.
+- A request without an operation to run is refused as any other query.
+- A limit counts what a variable says, or its default.
 - A client of the standard media type gets the standard status.
 - Introspection and suggestions are off where the docs are off.
 - The OpenAPI document describes the request.

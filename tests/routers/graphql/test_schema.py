@@ -336,11 +336,27 @@ def test_each_limit_is_a_setting(settings: Settings, limit: str) -> None:
         assert "more than 0" in messages(ask(client, "{ a: user(id: 1) { id } }"))
 
 
-def test_a_limit_counts_what_the_variable_says(client: TestClient) -> None:
-    query = "query($most: Int = 100) { users(limit: $most) { items(limit: 10) { id } } }"
-    assert ask(client, query, most=5)["data"]
-    assert "1000 fields" in messages(ask(client, query, most=100))
-    assert "1000 fields" in messages(ask(client, query))
+def test_a_limit_counts_what_a_variable_says_or_its_default(client: TestClient) -> None:
+    users = "users(limit: $most) { items(limit: 10) { id } }"
+    small, large = (
+        f"query Small($most: Int = 5) {{ {users} }}",
+        f"query Large($most: Int = 100) {{ {users} }}",
+    )
+    assert ask(client, small)["data"]
+    assert "1000 fields" in messages(ask(client, large))
+    assert ask(client, large, most=5)["data"]
+    for most in (100, None, 5.5, "5", 10**12):
+        assert "1000 fields" in messages(ask(client, small, most=most))
+    for default in ("null", "1" * 5_000):
+        assert "1000 fields" in messages(ask(client, small.replace("5", default)))
+    # Without either it is the default of the argument that counts: ten.
+    assert ask(client, f"query($most: Int!) {{ {users} }}", most=10)["data"]
+    assert ask(client, small.replace(" = 5", ""))["data"]
+    # The same fragment weighs what the variables of each operation make of it.
+    shared = f"fragment Page on Query {{ {users} }}"
+    for operation, accepted in ((small, True), (large, False), (f"{small} {large}", False)):
+        answer = ask(client, f"{operation.replace(users, '...Page')} {shared}")
+        assert ("data" in answer) is accepted
 
 
 def test_a_fragment_is_weighed_once_however_often_it_is_spread(client: TestClient) -> None:
@@ -500,7 +516,6 @@ BAD_BODIES = {
     "half a surrogate": b'{"query": "{ users { id } } # \\ud800"}',
     "deep nesting": b"[" * 90_000,
     "a number of 5,000 digits": b'{"query": "{ users { id } }", "variables": {"n": ' + b"1" * 5_000 + b"}}",
-    "an unknown operation": b'{"query": "{ users { id } }", "operationName": "hunter2"}',
 }
 
 
@@ -539,6 +554,32 @@ def test_a_client_of_the_standard_media_type_gets_the_standard_status(client: Te
     assert post("{ users(limit: 0) { id } }", STANDARD) == (200, standard, {"data", "errors"})
     assert post("{ users { id } }", {}) == (200, plain, {"data"})
     assert post("{ nope }", {}) == (200, plain, {"errors"})
+
+
+WITHOUT_AN_OPERATION = [
+    {"query": "{ users { id } }", "operationName": "hunter2"},
+    {"query": "query hunter1 { users { id } }", "operationName": "hunter2"},
+    {"query": "query A { users { id } }", "operationName": ""},
+    {"query": "fragment hunter2 on User { id }"},
+    {"query": "subscription { hunter2 }"},
+]
+
+
+@pytest.mark.parametrize("body", WITHOUT_AN_OPERATION)
+def test_a_request_without_an_operation_to_run_is_refused_as_any_other_query(
+    client: TestClient, caplog: pytest.LogCaptureFixture, body: dict[str, str]
+) -> None:
+    for headers, status, media_type in (
+        (STANDARD, 400, "application/graphql-response+json"),
+        ({}, 200, "application/json"),
+    ):
+        refused = client.post("/graphql", json=body, headers=headers)
+        assert refused.status_code == status
+        assert refused.headers["content-type"] == media_type
+        assert set(refused.json()) == {"errors"}
+        assert "operation" in messages(refused.json())
+        assert "hunter" not in refused.text
+    assert not [record for record in caplog.records if record.name == "app.graphql"]
 
 
 def test_introspection_and_suggestions_are_off_where_the_docs_are_off(settings: Settings) -> None:
