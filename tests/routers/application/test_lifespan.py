@@ -108,8 +108,10 @@ async def test_when_a_resource_fails_to_open_those_before_it_are_closed_in_rever
         async with create_app(settings).router.lifespan_context(FastAPI()):
             pytest.fail("it has started")
     assert logging.getLogger().handlers == handlers
-    names = [thread.name for thread in threading.enumerate() if thread not in threads]
-    assert set(names) <= {"AnyIO worker thread"}  # those of SQLite and of the log have ended
+    for thread in set(threading.enumerate()) - threads:
+        if thread.name != "AnyIO worker thread":  # those of SQLite and of the log end
+            thread.join(10)
+            assert not thread.is_alive(), thread.name
     messages = [json.loads(line)["message"] for line in capsys.readouterr().out.splitlines()]
     assert "close" in messages[-1]  # the database was closed while the log was still open
 
