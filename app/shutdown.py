@@ -14,6 +14,11 @@ from typing import Any
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
+LOOK_SECONDS = 0.25
+"""How often those look for the stop that cannot wait for it."""
+STILL_SECONDS = 0.5
+"""How long a client may stand still, in what it sends or takes, once the service is stopping."""
+
 
 @contextmanager
 def stopping_on_signals() -> Iterator[asyncio.Event]:

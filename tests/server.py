@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -13,6 +14,7 @@ from pathlib import Path
 
 START_SECONDS = 20.0
 STOP_SECONDS = 15.0
+SOCKET_SECONDS = 10.0
 
 
 class Server:
@@ -47,6 +49,17 @@ class Server:
                 if not self._changed.wait(end - time.monotonic()) and len(self.lines) == seen:
                     raise TimeoutError(f"no {pattern!r} within {timeout} s in:\n{self.log}")
 
+    def connect(self, request: bytes, receive_buffer: int | None = None) -> socket.socket:
+        """A connection on which the request was sent. With a small buffer the server soon feels a client
+        that does not read."""
+        connection = socket.socket()
+        connection.settimeout(SOCKET_SECONDS)
+        if receive_buffer:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        connection.connect(("127.0.0.1", self.port))
+        connection.sendall(request)
+        return connection
+
     def stop(self, number: signal.Signals = signal.SIGTERM) -> float:
         """Sends the signal, waits for the exit, and returns the seconds it took."""
         started = time.monotonic()
@@ -64,6 +77,10 @@ class Server:
                 self._changed.notify_all()
         with self._changed:
             self._changed.notify_all()
+
+
+def read_to_end(connection: socket.socket) -> bytes:
+    return b"".join(iter(lambda: connection.recv(65_536), b""))
 
 
 @contextmanager

@@ -110,14 +110,12 @@ class RawSocket:
     """A socket on the wire that reads nothing beyond the handshake unless told to."""
 
     def __init__(self, server: Server, path: str) -> None:
-        self._socket = socket.socket()
-        self._socket.settimeout(LIMIT)
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        self._socket.connect(("127.0.0.1", server.port))
-        self._socket.sendall(
+        handshake = (
             f"GET {path} HTTP/1.1\r\nHost: {server.host}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
-            "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: MDEyMzQ1Njc4OWFiY2RlZg==\r\n\r\n".encode()
+            "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: MDEyMzQ1Njc4OWFiY2RlZg==\r\n\r\n"
         )
+        self._socket = server.connect(handshake.encode(), receive_buffer=4_096)
+        self._socket.settimeout(LIMIT)
         head = b""
         while not head.endswith(b"\r\n\r\n"):
             head += self._socket.recv(1)

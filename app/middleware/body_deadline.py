@@ -7,19 +7,17 @@ from time import perf_counter
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-LOOK_SECONDS = 0.25
-STOPPING_SECONDS = 0.5
-"""How long a body may stand still once the service is stopping."""
+from app.shutdown import LOOK_SECONDS, STILL_SECONDS
 
 
 class BodyDeadlineMiddleware:
     """Raises a 408 in the reader when the body is not complete `seconds` after the head.
 
-    And sooner when it stands still while the service stops: else one client holds up the stop.
-    It is an `HTTPException`, because FastAPI turns every other exception of a body reader into a 400.
+    Once the service is stopping, also when the body stands still: else one client holds up the stop.
+    The 408 is an `HTTPException`, because FastAPI turns every other exception of a body reader into a 400.
     Only reading is timed: a slow endpoint is not cut, nor is an answer that has begun, for what reads then
-    only listens for the client to leave. The connection is closed after the answer,
-    for the rest of the body would otherwise be taken for the next request.
+    only listens for the client to leave. The connection is closed after the answer, for the rest of the
+    body would otherwise be taken for the next request.
     """
 
     def __init__(self, app: ASGIApp, seconds: float) -> None:
@@ -60,7 +58,7 @@ async def receive_within(seconds: float, receive: Receive, stopping: asyncio.Eve
     end = perf_counter() + seconds
     while True:
         stops = stopping.is_set()
-        look = STOPPING_SECONDS if stops else LOOK_SECONDS
+        look = STILL_SECONDS if stops else LOOK_SECONDS
         try:
             async with asyncio.timeout(min(look, end - perf_counter())):
                 return await receive()

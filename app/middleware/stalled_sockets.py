@@ -11,8 +11,8 @@ from collections.abc import Awaitable
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-LOOK_SECONDS = 0.25
-STOPPING_SECONDS = 0.5
+from app.shutdown import LOOK_SECONDS, STILL_SECONDS
+
 SMALL = 64 * 1024
 """Bytes of an answer in one piece that the system takes in whether the client reads or not."""
 
@@ -20,10 +20,9 @@ SMALL = 64 * 1024
 class StalledSocketMiddleware:
     """Aborts a connection whose unsent bytes have not become fewer for `seconds`; for HTTP `http_seconds`.
 
-    Once the service is stopping it is half a second for both. From the close on a socket gets `seconds`
-    in all, once the service is stopping half a second too. What the
-    app sends after the close, its own or one that the server made, is not passed on: uvicorn would take it
-    for a mistake of the app and log a traceback.
+    Once the service is stopping it is half a second for both. From the close on a socket gets that time
+    in all. What the app sends after the close, its own or one that the server made, is not passed on:
+    uvicorn would take it for a mistake of the app and log a traceback.
 
     The transport is found through `receive`, a method of the object in uvicorn that has it. So this must be
     the outermost middleware, and on a server that keeps its transport elsewhere it does nothing.
@@ -89,11 +88,10 @@ class Watch:
         self._unsent = 0
         self._moved_at = self._loop.time()
         self._deadline = float("inf")
-        self._told_to_stop = False
         self._loop.call_later(LOOK_SECONDS, self._look)
 
-    def stop(self) -> None:
-        self._seconds = min(self._seconds, STOPPING_SECONDS)
+    def hurry(self) -> None:
+        self._seconds = min(self._seconds, STILL_SECONDS)
 
     def _look(self) -> None:
         now = self._loop.time()
@@ -101,9 +99,8 @@ class Watch:
         if unsent == 0 or unsent < self._unsent:
             self._moved_at = now
         self._unsent = unsent
-        if self._stopping.is_set() and not self._told_to_stop:
-            self._told_to_stop = True
-            self.stop()
+        if self._stopping.is_set():
+            self.hurry()
         if unsent and now >= min(self._deadline, self._moved_at + self._seconds):
             self._transport.abort()
         elif unsent or not (self.app_ended or self._transport.is_closing()):
@@ -116,10 +113,9 @@ class SocketWatch(Watch):
     closed = False
 
     def close(self) -> None:
-        if not self.closed:
-            self.closed = True
-            self._deadline = min(self._deadline, self._loop.time() + self._seconds)
+        self.closed = True
+        self._deadline = min(self._deadline, self._loop.time() + self._seconds)
 
-    def stop(self) -> None:
-        super().stop()
+    def hurry(self) -> None:
+        super().hurry()
         self._deadline = min(self._deadline, self._loop.time() + self._seconds)

@@ -1,4 +1,3 @@
-import json
 import logging
 import socket
 import stat
@@ -17,6 +16,7 @@ from app.jobs.mail import MAX_LINE_SIZE, Mail, Mailer, open_mailer
 from app.middleware.request_id import request_id
 from app.routers.background.after_response import notification
 from app.settings import Settings
+from tests.outbox import outbox
 from tests.smtp import serve_smtp
 
 pytestmark = pytest.mark.anyio
@@ -25,11 +25,6 @@ SECONDS = 10.0
 
 def to(address: str) -> Mail:
     return notification("noreply@example.com", address)
-
-
-def outbox(settings: Settings) -> list[dict[str, Any]]:
-    path = settings.data_dir / "outbox.jsonl"
-    return [json.loads(line) for line in path.read_bytes().splitlines()] if path.exists() else []
 
 
 def with_smtp(settings: Settings, url: str, **changes: object) -> Settings:
@@ -125,7 +120,7 @@ async def test_a_disk_that_refuses_for_a_while_loses_no_mail(
             await refused.wait()
         blocking.rmdir()
         await drained(mailer)
-    assert [line["to"] for line in outbox(settings)] == ["a@example.com", "b@example.com"]
+    assert [line["to"] for line in outbox(settings.data_dir)] == ["a@example.com", "b@example.com"]
     assert set(caplog.messages) == {"the outbox cannot be written"}
 
 
@@ -164,7 +159,7 @@ async def test_an_error_nobody_thought_of_stops_no_writer(
             await post(mailer, "b@example.com")
             await drained(mailer)
         assert [message["To"] for message in smtp.messages] == ["b@example.com"]
-    assert [line["to"] for line in outbox(settings)] == ["a@example.com"]
+    assert [line["to"] for line in outbox(settings.data_dir)] == ["a@example.com"]
     assert (append.calls, send.calls) == (2, 2)
 
 
@@ -178,7 +173,7 @@ async def test_what_waits_is_stored_whatever_became_of_the_writer(
     with pytest.raises(LookupError):
         async with open_mailer(settings) as mailer:
             await post(mailer, "a@example.com")
-    assert [line["to"] for line in outbox(settings)] == ["a@example.com"]
+    assert [line["to"] for line in outbox(settings.data_dir)] == ["a@example.com"]
 
 
 async def test_a_refusal_for_good_is_not_tried_again(settings: Settings) -> None:
@@ -189,7 +184,7 @@ async def test_a_refusal_for_good_is_not_tried_again(settings: Settings) -> None
             await drained(mailer)
         assert [message["To"] for message in smtp.messages] == ["b@example.com"]
         assert smtp.attempts == 2
-    assert [(line["fate"], line["to"]) for line in outbox(settings)] == [("failed", "a@example.com")]
+    assert [(line["fate"], line["to"]) for line in outbox(settings.data_dir)] == [("failed", "a@example.com")]
 
 
 async def test_a_server_that_says_nothing_is_given_up_after_the_timeout(settings: Settings) -> None:
@@ -199,7 +194,7 @@ async def test_a_server_that_says_nothing_is_given_up_after_the_timeout(settings
         async with open_mailer(hasty) as mailer:
             await post(mailer, "a@example.com")
             await drained(mailer)
-    assert [line["fate"] for line in outbox(settings)] == ["failed"]
+    assert [line["fate"] for line in outbox(settings.data_dir)] == ["failed"]
 
 
 async def test_a_password_is_never_sent_in_clear(settings: Settings) -> None:
@@ -210,7 +205,7 @@ async def test_a_password_is_never_sent_in_clear(settings: Settings) -> None:
             await drained(mailer)
         assert not smtp.passwords
         assert not smtp.attempts
-    assert [line["fate"] for line in outbox(settings)] == ["failed"]
+    assert [line["fate"] for line in outbox(settings.data_dir)] == ["failed"]
 
 
 async def test_a_delivery_cut_at_the_end_is_in_the_outbox(
@@ -222,7 +217,7 @@ async def test_a_delivery_cut_at_the_end_is_in_the_outbox(
         async with open_mailer(patient) as mailer:
             await post(mailer, "a@example.com", "b@example.com")
             await anyio.to_thread.run_sync(smtp.wait_for_attempts, 1)
-    assert [(line["fate"], line["to"]) for line in outbox(settings)] == [
+    assert [(line["fate"], line["to"]) for line in outbox(settings.data_dir)] == [
         ("unsent", "a@example.com"),
         ("unsent", "b@example.com"),
     ]

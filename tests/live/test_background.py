@@ -9,16 +9,12 @@ from typing import Any
 
 import httpx2
 
+from tests.outbox import outbox
 from tests.server import Server, serve
 from tests.smtp import serve_smtp
 
 ADDRESSES = [f"user{number}@example.com" for number in range(8)]
 QUEUE_SIZE = 10
-
-
-def outbox(folder: Path) -> list[dict[str, Any]]:
-    path = folder / "data" / "outbox.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
 def lines_of(server: Server, message: str) -> list[dict[str, Any]]:
@@ -54,7 +50,7 @@ def test_mail_that_waits_at_sigterm_is_delivered_first(tmp_path: Path) -> None:
             smtp.accepting.set()
             server.process.wait(10)
             assert [message["To"] for message in smtp.messages] == ADDRESSES
-            assert not outbox(tmp_path)
+            assert not outbox(tmp_path / "data")
             assert_no_traceback(server)
 
 
@@ -90,7 +86,7 @@ def test_a_full_queue_slows_no_def_route_and_all_of_it_has_an_end_at_sigterm(tmp
             cancelled = lines_of(server, "task cancelled at shutdown")
             assert {f"/tasks/{line['task']}" for line in cancelled} <= set(paths)
             assert paths[-1] in {f"/tasks/{line['task']}" for line in cancelled}
-            assert [(line["fate"], line["to"]) for line in outbox(tmp_path)] == [
+            assert [(line["fate"], line["to"]) for line in outbox(tmp_path / "data")] == [
                 ("unsent", address) for address in ADDRESSES
             ]
             (left,) = lines_of(server, "mails left in the outbox at shutdown")

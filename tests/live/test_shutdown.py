@@ -1,13 +1,13 @@
 """Clients that stand still do not hold up the stop of the server."""
 
-import json
 import socket
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from pathlib import Path
 
 import httpx2
 
-from tests.server import Server, serve
+from tests.outbox import outbox
+from tests.server import read_to_end, serve
 
 LIMIT = 10.0
 
@@ -20,29 +20,19 @@ HALF_REQUESTS = {
 }
 
 
-def connect(server: Server, request: str) -> socket.socket:
-    connection = socket.socket()
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
-    connection.settimeout(LIMIT)
-    connection.connect(("127.0.0.1", server.port))
-    connection.sendall(request.encode())
-    return connection
-
-
 def test_at_sigterm_bodies_and_downloads_that_stand_still_are_given_up(tmp_path: Path) -> None:
     with serve(tmp_path) as server, ExitStack() as clients:
         text = b"some words\n" * 900_000  # more than the buffers of the system hold
         uploaded = httpx2.post(f"{server.url}/upload/", files={"file": ("long.txt", text)}, timeout=LIMIT)
         download = f"GET {uploaded.headers['location']} HTTP/1.1\r\nHost: localhost\r\n\r\n"
-        deaf = clients.enter_context(closing(connect(server, download)))
+        deaf = clients.enter_context(server.connect(download.encode(), receive_buffer=4_096))
         assert deaf.recv(12) == b"HTTP/1.1 200"
 
-        halves = [clients.enter_context(closing(connect(server, request))) for request in HALF_REQUESTS]
+        halves = [clients.enter_context(server.connect(request.encode())) for request in HALF_REQUESTS]
         httpx2.get(f"{server.url}/health", timeout=LIMIT)  # when it is answered, those before it were read
         assert server.stop() < 2
         for half, status in zip(halves, HALF_REQUESTS.values(), strict=True):
-            received = b"".join(iter(lambda half=half: half.recv(65_536), b""))  # type: ignore[misc]
-            assert received.split(b" ")[1] == status
+            assert read_to_end(half).split(b" ")[1] == status
         assert "Traceback" not in server.log
         assert "graceful shutdown exceeded" not in server.log
 
@@ -55,10 +45,9 @@ def test_a_stop_that_the_server_breaks_off_loses_no_mail(tmp_path: Path) -> None
     )
     with socket.create_server(("127.0.0.1", 0)) as deaf:
         env = {"APP_SMTP_URL": f"smtp://127.0.0.1:{deaf.getsockname()[1]}"}
-        with serve(tmp_path, env) as server, closing(connect(server, handshake)):
+        with serve(tmp_path, env) as server, server.connect(handshake.encode()):
             for _ in range(3):
                 httpx2.post(f"{server.url}/notify", params={"email": "ada@example.com"}, timeout=LIMIT)
             assert server.stop() < 2
             assert "AssertionError" in server.log
-    mails = [json.loads(line) for line in (tmp_path / "data" / "outbox.jsonl").read_text().splitlines()]
-    assert [mail["fate"] for mail in mails] == ["unsent"] * 3
+    assert [mail["fate"] for mail in outbox(tmp_path / "data")] == ["unsent"] * 3

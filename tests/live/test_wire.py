@@ -4,7 +4,6 @@ import http.client
 import json
 import os
 import re
-import socket
 import subprocess
 import sys
 import threading
@@ -20,7 +19,7 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from websockets.exceptions import ConnectionClosedError, InvalidStatus
 
-from tests.server import Server, serve
+from tests.server import Server, read_to_end, serve
 
 LIMIT = 10.0
 HALF_A_BODY = (
@@ -54,12 +53,6 @@ def records(lines: list[dict[str, Any]]) -> list[tuple[int, str]]:
     return [(line["status"], line["outcome"]) for line in lines if line["logger"] == "app.access"]
 
 
-def connect(server: Server, request: bytes) -> socket.socket:
-    connection = socket.create_connection(("127.0.0.1", server.port), timeout=LIMIT)
-    connection.sendall(request)
-    return connection
-
-
 def test_a_failed_request_leaves_one_record_and_one_traceback(wire: Server) -> None:
     assert get(wire, "/errors/crash", "crash-id-1").status == 500
     lines = lines_of(wire, "crash-id-1")
@@ -71,8 +64,8 @@ def test_a_failed_request_leaves_one_record_and_one_traceback(wire: Server) -> N
 def test_a_stream_that_fails_is_cut_and_logged_once(wire: Server, encoding: str) -> None:
     request_id = f"cut-{encoding}-1"
     head = f"GET /errors/stream HTTP/1.1\r\nHost: localhost\r\nAccept-Encoding: {encoding}\r\n"
-    with connect(wire, f"{head}X-Request-ID: {request_id}\r\n\r\n".encode()) as connection:
-        received = b"".join(iter(lambda: connection.recv(65_536), b""))
+    with wire.connect(f"{head}X-Request-ID: {request_id}\r\n\r\n".encode()) as connection:
+        received = read_to_end(connection)
     assert received.startswith(b"HTTP/1.1 200 ")
     assert b"\r\n0\r\n\r\n" not in received  # no last chunk: the client knows that there is more
     wire.wait_for(f'returned without completing response.*"{request_id}"', LIMIT)  # the server's own line
@@ -83,7 +76,7 @@ def test_a_stream_that_fails_is_cut_and_logged_once(wire: Server, encoding: str)
 
 def test_an_endpoint_sees_through_the_whole_stack_that_the_client_has_left(wire: Server) -> None:
     head = b"GET /wire/poll HTTP/1.1\r\nHost: localhost\r\nX-Request-ID: poll-id-1\r\n\r\n"
-    with connect(wire, head):
+    with wire.connect(head):
         wire.wait_for(r'"message":\s*"poll started"', LIMIT)
     wire.wait_for(r'"message":\s*"poll saw the client leave"', LIMIT)
     [(_, outcome)] = records(lines_of(wire, "poll-id-1"))
@@ -92,7 +85,7 @@ def test_an_endpoint_sees_through_the_whole_stack_that_the_client_has_left(wire:
 
 def test_a_client_that_leaves_a_stream_ends_it_without_an_error(wire: Server) -> None:
     head = b"GET /wire/endless HTTP/1.1\r\nHost: localhost\r\nX-Request-ID: left-id-1\r\n\r\n"
-    with connect(wire, head) as connection:
+    with wire.connect(head) as connection:
         assert connection.recv(65_536)
     lines = lines_of(wire, "left-id-1")
     assert records(lines) == [(200, "disconnected")]
@@ -109,8 +102,8 @@ def test_head_of_an_endless_stream_ends_and_the_connection_can_be_used_again(wir
 
 
 def test_a_body_that_does_not_arrive_is_a_408_and_the_connection_ends(wire: Server) -> None:
-    with connect(wire, HALF_A_BODY % b"slow-id-1") as connection:
-        received = b"".join(iter(lambda: connection.recv(65_536), b""))
+    with wire.connect(HALF_A_BODY % b"slow-id-1") as connection:
+        received = read_to_end(connection)
     assert received.startswith(b"HTTP/1.1 408 ")
     assert b"connection: close" in received.lower()
     assert b"application/problem+json" in received
@@ -120,14 +113,8 @@ def test_a_body_that_does_not_arrive_is_a_408_and_the_connection_ends(wire: Serv
 def test_a_client_that_does_not_read_its_download_is_aborted(wire: Server) -> None:
     text = b"some words\n" * 900_000  # more than the buffers of the system hold
     upload = httpx2.post(f"{wire.url}/upload/", files={"file": ("long.txt", text)})
-    with socket.socket() as client:
-        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
-        client.settimeout(LIMIT)
-        client.connect(("127.0.0.1", wire.port))
-        head = (
-            f"GET {upload.headers['location']} HTTP/1.1\r\nHost: localhost\r\nX-Request-ID: unread-1\r\n\r\n"
-        )
-        client.sendall(head.encode())
+    head = f"GET {upload.headers['location']} HTTP/1.1\r\nHost: localhost\r\nX-Request-ID: unread-1\r\n\r\n"
+    with wire.connect(head.encode(), receive_buffer=4_096) as client:
         wire.wait_for("unread-1.*/files/", LIMIT)
         read = 0
         with suppress(ConnectionResetError):
@@ -137,7 +124,7 @@ def test_a_client_that_does_not_read_its_download_is_aborted(wire: Server) -> No
 
 
 def test_a_client_that_leaves_within_its_body_is_recorded_as_such(wire: Server) -> None:
-    with connect(wire, HALF_A_BODY % b"gone-id-1"):
+    with wire.connect(HALF_A_BODY % b"gone-id-1"):
         pass
     lines = lines_of(wire, "gone-id-1")
     assert [outcome for _, outcome in records(lines)] == ["disconnected"]

@@ -80,7 +80,7 @@ async def test_a_body_in_time_is_passed_on_and_a_slow_endpoint_is_not_cut() -> N
 async def test_a_body_that_stands_still_while_the_service_stops_is_a_408(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(body_deadline, "STOPPING_SECONDS", 0.01)
+    monkeypatch.setattr(body_deadline, "STILL_SECONDS", 0.01)
     call = Call(service(3_600), http_scope("/raw", "POST", [LENGTH]), HALF)
     call.scope["state"]["stopping"].set()
     await call.run()

@@ -1,6 +1,5 @@
 import asyncio
 from collections.abc import Iterable
-from typing import Any
 
 import pytest
 from fastapi import FastAPI, Request
@@ -10,7 +9,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from app.middleware import body_deadline
 from app.middleware.lingering_close import LingeringCloseMiddleware
-from tests.asgi import LIMIT
+from tests.asgi import LIMIT, http_scope
 
 pytestmark = pytest.mark.anyio
 
@@ -38,7 +37,7 @@ async def exchange(
     app: LingeringCloseMiddleware,
     messages: Iterable[Message],
     *headers: tuple[bytes, bytes],
-    stopping: asyncio.Event | None = None,
+    stopping: bool = False,
 ) -> list[str | tuple[str, bool]]:
     """What went over the connection, in order: `received` for a piece of the body, else the message sent."""
     events: list[str | tuple[str, bool]] = []
@@ -57,11 +56,9 @@ async def exchange(
         else:
             events.append((message.get("body", b"").decode(), message.get("more_body", False)))
 
-    scope: dict[str, Any] = {
-        "type": "http",
-        "headers": headers or [(b"content-length", b"99")],
-        "state": {"stopping": stopping or asyncio.Event()},
-    }
+    scope = http_scope(headers=headers or [(b"content-length", b"99")])
+    if stopping:
+        scope["state"]["stopping"].set()
     await app(scope, receive, send)
     return events
 
@@ -91,12 +88,10 @@ async def test_no_longer_is_waited_than_the_limit() -> None:
 
 
 async def test_it_waits_no_longer_when_the_service_stops(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(body_deadline, "STOPPING_SECONDS", 0.01)
-    stopping = asyncio.Event()
-    stopping.set()
+    monkeypatch.setattr(body_deadline, "STILL_SECONDS", 0.01)
     app = LingeringCloseMiddleware(refuse, size=1_000, seconds=3_600)
     async with asyncio.timeout(LIMIT):
-        assert await exchange(app, [], stopping=stopping) == [
+        assert await exchange(app, [], stopping=True) == [
             ("closing head", True),
             ("no", True),
             ("", False),

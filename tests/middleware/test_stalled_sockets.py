@@ -18,7 +18,7 @@ TEXT: Message = {"type": "websocket.send", "text": "hello"}
 @pytest.fixture(autouse=True)
 def short_looks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stalled_sockets, "LOOK_SECONDS", 0.01)
-    monkeypatch.setattr(stalled_sockets, "STOPPING_SECONDS", 0.1)
+    monkeypatch.setattr(stalled_sockets, "STILL_SECONDS", 0.1)
 
 
 class Transport:

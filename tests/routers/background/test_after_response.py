@@ -1,5 +1,4 @@
 import asyncio
-import json
 import threading
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -8,7 +7,7 @@ from email import message_from_bytes
 from email.message import EmailMessage
 from email.policy import SMTP
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import anyio
 import httpx2
@@ -29,6 +28,7 @@ from app.jobs.mail import Mailer
 from app.main import create_app
 from app.routers.background.after_response import notification
 from app.settings import Settings
+from tests.outbox import outbox
 from tests.smtp import serve_smtp
 
 SECONDS = 10.0
@@ -46,12 +46,6 @@ class NotesTheAnswer:
                 self.order.append("answer")
 
         await self.app(scope, receive, noting)
-
-
-def outbox(settings: Settings) -> list[dict[str, Any]]:
-    """Read after the client was left: leaving drains the queue."""
-    path = settings.data_dir / "outbox.jsonl"
-    return [json.loads(line) for line in path.read_bytes().splitlines()] if path.exists() else []
 
 
 def mailer_of(client: TestClient) -> Mailer:
@@ -238,7 +232,7 @@ def test_the_mail_does_not_wait_for_a_thread_of_the_endpoints(settings: Settings
         assert client.post("/notify", params={"email": "a@example.com"}).status_code == 200
         assert client.portal
         client.portal.start_task_soon(mailer_of(client).drained).result(SECONDS)
-        assert [line["to"] for line in outbox(settings)] == ["a@example.com"]
+        assert [line["to"] for line in outbox(settings.data_dir)] == ["a@example.com"]
 
 
 @pytest.mark.anyio
@@ -283,8 +277,8 @@ def test_however_many_mails_are_sent_at_once_each_is_one_intact_line_of_the_outb
         answers = list(threads.map(client.post, paths))
     assert {answer.status_code for answer in answers} == {200}
     assert answers[0].json() == {"message": "Notification sent in the background"}
-    assert sorted(line["to"] for line in outbox(settings)) == sorted(addresses)
-    assert {line["fate"] for line in outbox(settings)} == {"stored"}
+    assert sorted(line["to"] for line in outbox(settings.data_dir)) == sorted(addresses)
+    assert {line["fate"] for line in outbox(settings.data_dir)} == {"stored"}
 
 
 def test_trap_a_log_opened_for_writing_keeps_one_mail_and_a_line_break_forges_another(
@@ -337,7 +331,7 @@ def test_what_is_not_an_address_is_a_422_and_sends_nothing(settings: Settings, e
         if email:
             path = "".join(f"%{byte:02X}" for byte in email.encode())
             assert client.post(f"/send-notification/{path}").status_code == 422
-    assert not outbox(settings)
+    assert not outbox(settings.data_dir)
 
 
 @pytest.mark.parametrize("address", ["a?=b=@example.com", "o'brien+{tag}@example.com"])
@@ -353,7 +347,7 @@ def test_an_address_is_the_only_recipient_and_stays_as_it_is(settings: Settings,
 def test_a_domain_outside_ascii_is_sent_as_the_name_it_has_in_the_network(settings: Settings) -> None:
     with TestClient(create_app(settings)) as client:
         assert client.post("/notify", params={"email": "a@bücher.example.com"}).status_code == 200
-    assert [line["to"] for line in outbox(settings)] == ["a@xn--bcher-kva.example.com"]
+    assert [line["to"] for line in outbox(settings.data_dir)] == ["a@xn--bcher-kva.example.com"]
 
 
 def test_trap_an_encoded_word_before_the_at_is_an_address_and_its_header_has_two_recipients() -> None:
@@ -383,7 +377,7 @@ def test_a_full_queue_is_a_503_and_a_refused_request_gives_its_place_back(settin
             assert answer.headers["content-type"] == "application/problem+json"
         answer = client.post("/notify", params={"email": "b@example.com"})
         assert answer.json() == {"message": "Notification sent in background"}
-    assert [line["to"] for line in outbox(settings)] == ["b@example.com"]
+    assert [line["to"] for line in outbox(settings.data_dir)] == ["b@example.com"]
 
 
 def test_a_full_outbox_is_a_507_until_it_is_moved_away(settings: Settings) -> None:
@@ -396,7 +390,7 @@ def test_a_full_outbox_is_a_507_until_it_is_moved_away(settings: Settings) -> No
         assert client.post("/send-notification/a@example.com").status_code == 507
         path.unlink()
         assert client.post("/notify", params={"email": "b@example.com"}).status_code == 200
-    assert [line["to"] for line in outbox(settings)] == ["b@example.com"]
+    assert [line["to"] for line in outbox(settings.data_dir)] == ["b@example.com"]
 
 
 def test_with_an_smtp_server_the_mail_is_delivered_after_a_few_attempts_if_need_be(
@@ -414,7 +408,7 @@ def test_with_an_smtp_server_the_mail_is_delivered_after_a_few_attempts_if_need_
     assert second["From"] == settings.mail_from
     assert second["Message-ID"].endswith("@example.com>")
     assert second.get_content() == "You have a notification.\n"
-    assert not outbox(settings)
+    assert not outbox(settings.data_dir)
 
 
 def test_a_mail_that_cannot_be_delivered_is_in_the_outbox_and_once_in_the_log(
@@ -427,7 +421,7 @@ def test_a_mail_that_cannot_be_delivered_is_in_the_outbox_and_once_in_the_log(
             client.post("/notify", params={"email": "a@example.com"})
             client.post("/notify", params={"email": "b@example.com"})
         assert [message["To"] for message in smtp.messages] == ["b@example.com"]
-    assert [(line["fate"], line["to"]) for line in outbox(settings)] == [("failed", "a@example.com")]
+    assert [(line["fate"], line["to"]) for line in outbox(settings.data_dir)] == [("failed", "a@example.com")]
     assert caplog.messages.count("mail not delivered") == 1
 
 
