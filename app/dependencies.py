@@ -15,6 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.jobs.mail import Mailer
 from app.jobs.tasks import TaskManager
+from app.keys import SigningKeys
 from app.lifespan import State
 from app.realtime.connections import ConnectionManager
 from app.settings import Settings
@@ -30,6 +31,10 @@ StateDep = Annotated[State, Depends(get_state)]
 
 async def get_settings(state: StateDep) -> Settings:
     return state["settings"]
+
+
+async def get_keys(state: StateDep) -> SigningKeys:
+    return state["keys"]
 
 
 async def get_stopping(state: StateDep) -> asyncio.Event:
@@ -63,6 +68,7 @@ async def open_session(state: StateDep) -> AsyncIterator[AsyncSession]:
 
 
 SettingsDep = Annotated[Settings, Depends(get_settings)]
+KeysDep = Annotated[SigningKeys, Depends(get_keys)]
 StoppingDep = Annotated[asyncio.Event, Depends(get_stopping)]
 StorageDep = Annotated[DiskStorage, Depends(get_storage)]
 MailerDep = Annotated[Mailer, Depends(get_mailer)]

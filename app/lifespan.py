@@ -17,6 +17,7 @@ from fastapi.templating import Jinja2Templates
 from app.database.session import SessionMaker, open_database
 from app.jobs.mail import Mailer, open_mailer
 from app.jobs.tasks import TaskManager, open_tasks
+from app.keys import SigningKeys, open_keys
 from app.logs import LogWriter, logging_to_queue
 from app.realtime.connections import ConnectionManager, open_connections
 from app.settings import Settings
@@ -32,6 +33,7 @@ class State(TypedDict):
     settings: Settings
     log: LogWriter
     stopping: asyncio.Event
+    keys: SigningKeys
     sessions: SessionMaker
     templates: Jinja2Templates
     storage: DiskStorage
@@ -51,6 +53,7 @@ def open_state(settings: Settings) -> Lifespan:
     async def lifespan(app: FastAPI) -> AsyncIterator[State]:
         async with AsyncExitStack() as stack:
             log = stack.enter_context(logging_to_queue(settings))
+            keys = open_keys(settings)
             sessions = await stack.enter_async_context(open_database(settings.sqlalchemy_url))
             storage = await stack.enter_async_context(open_storage(settings.uploads_dir))
             mailer = await stack.enter_async_context(open_mailer(settings))
@@ -63,6 +66,7 @@ def open_state(settings: Settings) -> Lifespan:
                 settings=settings,
                 log=log,
                 stopping=stopping,
+                keys=keys,
                 sessions=sessions,
                 templates=Jinja2Templates(TEMPLATES),
                 storage=storage,

@@ -1,18 +1,30 @@
 """Every setting and every limit of the service, in one place.
 
 Values come from the environment with the prefix `APP_` (`APP_MAX_UPLOAD_SIZE=5000000`); lists are JSON
-(`APP_CORS_ORIGINS='["https://app.example"]'`). Nothing here is read at import: `create_app` builds one
+(`APP_CORS_ORIGINS='["https://app.example"]'`), and those of a group have its name before them
+(`APP_SECURITY__SIGNING_KEYS`). Nothing here is read at import: `create_app` builds one
 `Settings`, and a wrong value stops the start with the name of the setting.
 
 Sizes are bytes, times are seconds.
 """
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import Field, PositiveFloat, PositiveInt, SecretStr, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    SecretStr,
+    field_validator,
+    model_validator,
+)
+from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from app.mail_address import MailAddress
@@ -30,10 +42,26 @@ def _setting(description: str) -> Any:
     return Field(description=description)
 
 
+class SecuritySettings(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    signing_keys: Annotated[
+        tuple[Annotated[SecretStr, Field(min_length=32)], ...],
+        _setting(
+            "keys that sign cookies and tokens, 32 characters or more; the first signs, all verify; "
+            "empty: one is made and kept in `APP_DATA_DIR`"
+        ),
+    ] = ()
+
+
 class Settings(BaseSettings):
     # hide_input_in_errors: a wrong URL stops the start without its password in the message.
     model_config = SettingsConfigDict(
-        env_prefix="APP_", frozen=True, extra="forbid", hide_input_in_errors=True
+        env_prefix="APP_",
+        env_nested_delimiter="__",
+        frozen=True,
+        extra="forbid",
+        hide_input_in_errors=True,
     )
 
     docs: Annotated[bool, _setting("serve the explorer, `/docs`, `/redoc` and `/openapi.json`")] = True
@@ -137,6 +165,8 @@ class Settings(BaseSettings):
         10_000
     )
 
+    security: SecuritySettings = SecuritySettings()
+
     ready_timeout: Annotated[
         PositiveFloat, _setting("time for each engine to answer `/ready`; later it is not ready")
     ] = 2.0
@@ -179,3 +209,13 @@ class Settings(BaseSettings):
     @property
     def max_upload_body_size(self) -> int:
         return self.max_upload_size + MULTIPART_OVERHEAD
+
+
+def fields_of(settings: BaseModel, prefix: str = "APP_") -> Iterator[tuple[str, FieldInfo, Any]]:
+    """The name in the environment, the field and the value of each setting, those of groups included."""
+    for name, field in type(settings).model_fields.items():
+        value = getattr(settings, name)
+        if isinstance(value, BaseModel):
+            yield from fields_of(value, f"{prefix}{name.upper()}__")
+        else:
+            yield f"{prefix}{name.upper()}", field, value

@@ -6,7 +6,7 @@ from typing import Any
 from pydantic import SecretStr
 
 from app.catalogue import GROUPS, read_page
-from app.settings import ROOT, Settings
+from app.settings import ROOT, Settings, fields_of
 
 README = ROOT / "README.md"
 
@@ -23,14 +23,14 @@ def pages() -> str:
 
 def settings() -> str:
     rows = ["| setting | default | what it is |", "|---|---|---|"]
-    for name, field in Settings.model_fields.items():
-        rows.append(f"| `APP_{name.upper()}` | {_shown(field.default)} | {field.description} |")
+    for name, field, default in fields_of(Settings.model_construct()):
+        rows.append(f"| `{name}` | {_shown(default)} | {field.description} |")
     return "\n".join(rows)
 
 
 def _shown(default: Any) -> str:
     match default:
-        case None | "" | SecretStr():
+        case None | "" | () | SecretStr():
             return "empty"
         case Path():
             return f"`{default.relative_to(ROOT)}/`"

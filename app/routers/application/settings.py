@@ -45,7 +45,7 @@ from fastapi import APIRouter
 from pydantic import BaseModel
 
 from app.dependencies import SettingsDep
-from app.settings import Settings
+from app.settings import fields_of
 
 router = APIRouter(prefix="/application/settings", tags=["application"])
 
@@ -60,11 +60,7 @@ class Setting(BaseModel):
 async def effective(settings: SettingsDep) -> list[Setting]:
     """The limits, switches and choices in force."""
     return [
-        Setting(
-            name=f"APP_{name.upper()}",
-            value=getattr(settings, name),
-            description=field.description or "",
-        )
-        for name, field in Settings.model_fields.items()
+        Setting(name=name, value=value, description=field.description or "")
+        for name, field, value in fields_of(settings)
         if field.annotation in (bool, int, float) or get_origin(field.annotation) is Literal
     ]
