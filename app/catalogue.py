@@ -16,6 +16,7 @@ from pydantic import BaseModel
 
 from app.routers.application import errors, lifespan, settings
 from app.routers.background import after_response, tasks
+from app.routers.composition import asyncapi
 from app.routers.dependencies import chains
 from app.routers.files import downloads, static, uploads
 from app.routers.graphql import schema
@@ -57,6 +58,7 @@ GROUPS: dict[str, tuple[Page, ...]] = {
     "validation": (Page(models),),
     "files": (Page(uploads), Page(downloads), Page(static)),
     "streaming": (Page(sse), Page(lines)),
+    "composition": (Page(asyncapi),),
 }
 """Reading order. A module that is not listed here is not served, and a test says so."""
 

@@ -39,6 +39,7 @@ ROUTES = """
     POST /upload                   POST /upload/
     GET /files/{file_id}           GET /download                GET /files/static/manifest
     GET /streaming/events          GET /streaming/rows
+    GET /asyncapi.json
 """
 
 

@@ -55,6 +55,7 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Path, WebSocket
 from fastapi.responses import StreamingResponse
 
+from app.asyncapi import messages
 from app.errors import AppError
 
 router = APIRouter(tags=["application"])
@@ -99,6 +100,7 @@ async def stream() -> AsyncIterable[str]:
 
 
 @router.websocket("/errors/socket/{moment}")
+@messages(receives={}, sends={})
 async def socket(websocket: WebSocket, moment: Literal["before", "after", "crash"]) -> None:
     """Fails before it is accepted, after it, or after it with an exception that nobody catches."""
     if moment == "before":

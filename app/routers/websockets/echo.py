@@ -57,8 +57,9 @@ not read keeps the server from stopping: closing waits for the unsent bytes, wit
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Path, WebSocket
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
+from app.asyncapi import messages
 from app.dependencies import ConnectionsDep
 from app.realtime.origins import check_origin
 
@@ -68,12 +69,19 @@ sockets = APIRouter(dependencies=[Depends(check_origin)])
 # What JavaScript can hold exactly; browsers like to use the time in milliseconds as their id.
 ClientId = Annotated[int, Path(ge=0, lt=2**53)]
 
+Echo = Annotated[str, Field(pattern="^Message text was: ")]
+Confirmation = Annotated[str, Field(pattern="^You wrote: ")]
+Told = Annotated[str, Field(pattern=r"^Client #\d+ says: ")]
+Left = Annotated[str, Field(pattern=r"^Client #\d+ left the chat$")]
+Said = Annotated[str, Field(pattern="^User said: ")]
+
 
 class OpenSockets(BaseModel):
     open: int
 
 
 @sockets.websocket("/ws")
+@messages(receives={"text": str}, sends={"echo": Echo})
 async def echo(websocket: WebSocket, connections: ConnectionsDep) -> None:
     """Answers `x` with `Message text was: x`."""
     async with connections.connect(websocket, "/ws") as connection:
@@ -82,6 +90,7 @@ async def echo(websocket: WebSocket, connections: ConnectionsDep) -> None:
 
 
 @sockets.websocket("/ws/{client_id}")
+@messages(receives={"text": str}, sends={"confirmation": Confirmation, "told": Told, "left": Left})
 async def clients(websocket: WebSocket, client_id: ClientId, connections: ConnectionsDep) -> None:
     """Answers `x` with `You wrote: x`, and tells all on this path who said it, and who left."""
     async with connections.connect(websocket, "/ws/{client_id}") as connection:
@@ -95,6 +104,7 @@ async def clients(websocket: WebSocket, client_id: ClientId, connections: Connec
 
 
 @sockets.websocket("/chat")
+@messages(receives={"text": str}, sends={"said": Said})
 async def chat(websocket: WebSocket, connections: ConnectionsDep) -> None:
     """Tells all on this path `User said: x`, the sender too."""
     async with connections.connect(websocket, "/chat") as connection:
