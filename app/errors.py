@@ -54,11 +54,11 @@ class Problem(BaseModel):
     errors: list[FieldError] | None = None
 
 
+PROBLEM_CONTENT = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
+
 PROBLEM_RESPONSES: dict[int | str, dict[str, Any]] = {
-    "default": {
-        "description": "Any error, as problem details",
-        "content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}},
-    }
+    "4XX": {"description": "An error of the request, as problem details", "content": PROBLEM_CONTENT},
+    "5XX": {"description": "An error of the service, as problem details", "content": PROBLEM_CONTENT},
 }
 """What `FastAPI(responses=)` takes to document the error shape on every operation."""
 

@@ -20,7 +20,7 @@ from app.middleware.stalled_sockets import StalledSocketMiddleware
 from app.middleware.timing import TimingMiddleware
 from app.middleware.unhandled import UnhandledErrorMiddleware
 from app.middleware.when_header import WhenHeaderMiddleware
-from app.openapi import DocumentedApp
+from app.openapi import DocumentedApp, operation_id
 from app.settings import Settings
 
 
@@ -33,6 +33,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         lifespan=open_state(settings),
         middleware=middleware(settings),
         responses=PROBLEM_RESPONSES,
+        generate_unique_id_function=operation_id,
+        openapi_external_docs={"url": "https://fastapi.tiangolo.com/", "description": "FastAPI's own"},
         openapi_url="/openapi.json" if settings.docs else None,
         docs_url=None,  # the explorer serves both, from an installed package instead of a CDN
         redoc_url=None,

@@ -1,22 +1,53 @@
 """The OpenAPI document: FastAPI's own, with the shape of errors among its components."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from fastapi.routing import APIRoute, RouteContext
+from starlette.routing import BaseRoute
 
 from app.errors import Problem
 
 
-class DocumentedApp(FastAPI):
-    """Adds the component that `PROBLEM_RESPONSES` refers to.
+def operation_id(route: APIRoute) -> str:
+    """`streaming_events`: the tag, then the name of the function, for the methods of a generated client.
 
-    `responses={"default": {"model": Problem}}` would add it too, but would document errors as
+    FastAPI's own has the path and the method in it, so that a client changes with each path.
+    """
+    return "_".join([*map(str, route.tags[:1]), route.name])
+
+
+class DocumentedApp(FastAPI):
+    """An app whose document names the component that `PROBLEM_RESPONSES` refers to.
+
+    `responses={"4XX": {"model": Problem}}` would add it too, but would document errors as
     `application/json`: FastAPI takes the media type of the route's own answer.
     """
 
     def openapi(self) -> dict[str, Any]:
-        document = super().openapi()
-        problem = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
-        schemas = document.setdefault("components", {}).setdefault("schemas", {})
-        schemas.update(problem.pop("$defs"), Problem=problem)
-        return document
+        """FastAPI's method keeps its document until a route is added, and then makes another one."""
+        return with_problem(super().openapi())
+
+
+def document_of(
+    app: FastAPI, title: str, routes: Sequence[BaseRoute | RouteContext], tags: list[dict[str, Any]]
+) -> dict[str, Any]:
+    """A document of some of the routes of `app`. It has the components that these routes use and no others."""
+    document = get_openapi(
+        title=title,
+        version=app.version,
+        openapi_version=app.openapi_version,
+        routes=routes,
+        tags=tags,
+        separate_input_output_schemas=app.separate_input_output_schemas,
+    )
+    return with_problem(document)
+
+
+def with_problem(document: dict[str, Any]) -> dict[str, Any]:
+    problem = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
+    schemas = document.setdefault("components", {}).setdefault("schemas", {})
+    schemas.update(problem.pop("$defs"), Problem=problem)
+    return document

@@ -83,16 +83,17 @@ def test_every_operation_documents_its_errors_as_problems(app: FastAPI) -> None:
     assert document["components"]["schemas"]["Problem"]["required"][:2] == ["type", "title"]
     for path, item in document["paths"].items():
         for operation in item.values():
-            content = operation["responses"]["default"]["content"]
-            assert content == {
-                "application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}
-            }, path
+            for errors in ("4XX", "5XX"):
+                content = operation["responses"][errors]["content"]
+                assert content == {
+                    "application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}
+                }, path
 
 
 def test_trap_a_model_among_the_responses_is_documented_as_plain_json() -> None:
-    app = FastAPI(responses={"default": {"model": Problem}})
+    app = FastAPI(responses={"4XX": {"model": Problem}})
     app.add_api_route("/", lambda: None)
-    assert list(app.openapi()["paths"]["/"]["get"]["responses"]["default"]["content"]) == ["application/json"]
+    assert list(app.openapi()["paths"]["/"]["get"]["responses"]["4XX"]["content"]) == ["application/json"]
 
 
 @each_page
