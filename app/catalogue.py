@@ -23,7 +23,7 @@ from app.routers.graphql import schema
 from app.routers.middleware import stack, timing
 from app.routers.responses import headers, html, json
 from app.routers.streaming import lines, sse
-from app.routers.validation import models
+from app.routers.validation import models, validators
 from app.routers.websockets import echo
 from app.settings import ROOT
 
@@ -55,7 +55,7 @@ GROUPS: dict[str, tuple[Page, ...]] = {
     "responses": (Page(json), Page(html), Page(headers)),
     "graphql": (Page(schema),),
     "application": (Page(lifespan), Page(errors), Page(settings)),
-    "validation": (Page(models),),
+    "validation": (Page(models), Page(validators)),
     "files": (Page(uploads), Page(downloads), Page(static)),
     "streaming": (Page(sse), Page(lines)),
     "composition": (Page(asyncapi),),

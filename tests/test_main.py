@@ -38,6 +38,7 @@ ROUTES = """
     POST /users                    GET /users/{user_id}         GET /validation/order
     POST /upload                   POST /upload/
     GET /files/{file_id}           GET /download                GET /files/static/manifest
+    POST /validation/articles
     GET /streaming/events          GET /streaming/rows
     GET /asyncapi.json
 """

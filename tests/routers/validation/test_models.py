@@ -187,21 +187,6 @@ def test_of_the_body_a_refusal_repeats_no_value_and_at_most_20_names_each_cut_at
     assert "hunter2" not in str(errors)
 
 
-def test_validators_run_from_the_outside_in_and_out_again(client: TestClient) -> None:
-    assert client.get("/validation/order").json() == [
-        "model wrap, in",
-        "model before",
-        "field wrap, in",
-        "field before",
-        "annotated before",
-        "annotated after",
-        "field after",
-        "field wrap, out",
-        "model wrap, out",
-        "model after",
-    ]
-
-
 def test_the_table_of_users_has_a_limit_however_many_sign_up_at_once(settings: Settings) -> None:
     with TestClient(create_app(settings.model_copy(update={"max_users": 10}))) as client:
         bodies = [{**KATHERINE, "email": f"{number}@example.com"} for number in range(40)]
@@ -357,22 +342,3 @@ def test_trap_a_handler_that_sends_the_errors_as_they_are_is_a_500_for_a_value_e
     app.add_api_route("/users", create_tutorial_user, methods=["POST"])
     with pytest.raises(TypeError, match="not JSON serializable"):
         TestClient(app).post("/users", json={**KATHERINE, "name": "ada"})
-
-
-def test_trap_a_type_error_in_a_before_validator_is_a_500() -> None:
-    class Tags(BaseModel):
-        tags: list[str]
-
-        @field_validator("tags", mode="before")
-        @classmethod
-        def split(cls, tags: Any) -> Any:
-            return [tag.strip() for tag in tags]
-
-    async def tag(tags: Tags) -> Tags:
-        return tags
-
-    app = FastAPI()
-    app.add_api_route("/tags", tag, methods=["POST"])
-    client = TestClient(app, raise_server_exceptions=False)
-    assert client.post("/tags", json={"tags": [" a "]}).json() == {"tags": ["a"]}
-    assert client.post("/tags", json={"tags": 5}).status_code == 500
