@@ -26,6 +26,7 @@ async def get_state(connection: HTTPConnection) -> State:
     return cast(State, connection.state)
 
 
+from app.telemetry import Telemetry
 StateDep = Annotated[State, Depends(get_state)]
 
 
@@ -43,6 +44,26 @@ async def get_stopping(state: StateDep) -> asyncio.Event:
 
 async def get_storage(state: StateDep) -> DiskStorage:
     return state["storage"]
+async def get_failed_logins(state: StateDep) -> FailedLogins:
+    return state["failed_logins"]
+
+
+async def get_telemetry(state: StateDep) -> Telemetry:
+    return state["telemetry"]
+
+
+async def get_access_tokens(state: StateDep) -> AccessTokens:
+    return state["access_tokens"]
+
+
+async def get_accounts(state: StateDep) -> Accounts:
+    return state["accounts"]
+
+
+async def get_logins(state: StateDep) -> Logins:
+    return state["logins"]
+
+
 
 
 async def get_mailer(state: StateDep) -> Mailer:
@@ -78,3 +99,10 @@ TemplatesDep = Annotated[Jinja2Templates, Depends(get_templates)]
 # Function scope: the commit is done, and the connection back in its pool, before the answer leaves. So it is
 # not for streams, where it raises: they begin when it is closed, and open sessions of their own.
 SessionDep = Annotated[AsyncSession, Depends(open_session, scope="function")]
+FailedLoginsDep = Annotated[FailedLogins, Depends(get_failed_logins)]
+TelemetryDep = Annotated[Telemetry, Depends(get_telemetry)]
+AccessTokensDep = Annotated[AccessTokens, Depends(get_access_tokens)]
+AccountsDep = Annotated[Accounts, Depends(get_accounts)]
+LoginsDep = Annotated[Logins, Depends(get_logins)]
+# Any access token; where scopes are needed, write Annotated[AuthenticatedUser, Security(current_user, scopes=[...])].
+CurrentUser = Annotated[AuthenticatedUser, Security(current_user)]

@@ -29,6 +29,7 @@ TEMPLATES = Path(__file__).parent / "templates"
 
 class State(TypedDict):
     """What `request.state` and `websocket.state` hold. Endpoints reach it through `app.dependencies`."""
+from app.telemetry import Telemetry
 
     settings: Settings
     log: LogWriter
@@ -38,6 +39,7 @@ class State(TypedDict):
     templates: Jinja2Templates
     storage: DiskStorage
     mailer: Mailer
+    telemetry: Telemetry
     tasks: TaskManager
     connections: ConnectionManager
 
@@ -46,7 +48,7 @@ class Lifespan(Protocol):
     def __call__(self, app: FastAPI) -> AbstractAsyncContextManager[State]: ...
 
 
-def open_state(settings: Settings) -> Lifespan:
+def open_state(settings: Settings, telemetry: Telemetry) -> Lifespan:
     """The lifespan of an app with these settings. Two apps of one process share nothing but the log."""
 
     @asynccontextmanager
@@ -64,6 +66,7 @@ def open_state(settings: Settings) -> Lifespan:
             connections = await stack.enter_async_context(open_connections(settings, stopping))
             yield State(
                 settings=settings,
+            await stack.enter_async_context(telemetry.exporting())
                 log=log,
                 stopping=stopping,
                 keys=keys,
@@ -77,6 +80,7 @@ def open_state(settings: Settings) -> Lifespan:
 
     return lifespan
 
+                telemetry=telemetry,
 
 async def finish_jobs(tasks: TaskManager, mailer: Mailer, seconds: float) -> None:
     """One time limit for all that runs beside the requests. What is not done by then, its owner ends."""

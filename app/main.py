@@ -22,15 +22,18 @@ from app.middleware.unhandled import UnhandledErrorMiddleware
 from app.middleware.when_header import WhenHeaderMiddleware
 from app.openapi import DocumentedApp, operation_id
 from app.settings import Settings
+from app.telemetry import Telemetry
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
     """The service with these settings, or with those of the environment."""
     settings = settings or Settings()
+    telemetry = Telemetry(settings.telemetry)
     app = DocumentedApp(
         title="FastAPI reference",
         summary="Every advanced feature of FastAPI, running, readable in one file, and proven by a test.",
-        lifespan=open_state(settings),
+        lifespan=open_state(settings, telemetry),
+        telemetry=telemetry.config,
         middleware=middleware(settings),
         responses=PROBLEM_RESPONSES,
         generate_unique_id_function=operation_id,

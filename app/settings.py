@@ -58,6 +58,83 @@ class Settings(BaseSettings):
     # hide_input_in_errors: a wrong URL stops the start without its password in the message.
     model_config = SettingsConfigDict(
         env_prefix="APP_",
+    access_token_seconds: Annotated[PositiveInt, _setting("how long an access token is good")] = 600
+    refresh_token_seconds: Annotated[
+        PositiveInt, _setting("how long a login can be refreshed, counted from its beginning")
+    ] = 30 * 24 * 3_600
+    max_accounts: Annotated[PositiveInt, _setting("accounts; more are refused with 507")] = 10_000
+    max_logins_per_account: Annotated[
+        PositiveInt, _setting("logins of one account; one more ends the oldest")
+    ] = 10
+    attempts_per_account: Annotated[
+        PositiveInt, _setting("wrong passwords for one account in a minute; more are refused with 429")
+    ] = 10
+    attempts_per_address: Annotated[
+        PositiveInt,
+        _setting("wrong passwords and new accounts from one address in a minute; more are refused with 429"),
+    ] = 30
+    password_hashes_at_once: Annotated[
+        PositiveInt, _setting("passwords that are hashed at the same time, 64 MiB each")
+    ] = 2
+    password_hashes_waiting: Annotated[
+        PositiveInt, _setting("passwords that may wait to be hashed; more are refused with 503")
+    ] = 100
+    api_keys: Annotated[
+        dict[str, Sha256],
+        _setting(
+            "a name for each caller, with the SHA-256 of its key: 64 hexadecimal digits; empty: nobody gets in"
+        ),
+    ] = {}
+    basic_passwords: Annotated[
+        dict[str, Argon2],
+        _setting("the Argon2 hash of the password of each user of HTTP Basic; empty: nobody gets in"),
+    ] = {}
+    failed_logins_per_minute: Annotated[
+        PositiveInt, _setting("wrong passwords from one address in a minute; more are refused with 429")
+    ] = 10
+
+
+class TelemetrySettings(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    level: Annotated[
+        Literal["off", "metrics", "traces", "all"],
+        _setting(
+            "what is recorded: `metrics`; `traces` adds a span a request; `all` adds spans of its parts and "
+            "which checks failed"
+        ),
+    ] = "off"
+    sampled_share: Annotated[
+        float,
+        Field(ge=0, le=1),
+        _setting("share of the traces that is recorded, where no `traceparent` of the caller decides"),
+    ] = 1.0
+    kept_traces: Annotated[PositiveInt, _setting("newest traces that are kept in memory")] = 100
+    kept_spans: Annotated[PositiveInt, _setting("spans of one trace that are kept; more are counted")] = 50
+    otlp: Annotated[
+        bool, _setting("send all to the collector that the standard `OTEL_EXPORTER_OTLP_ENDPOINT` names")
+    ] = False
+    flush_timeout: Annotated[
+        PositiveFloat, _setting("time at the stop for the collector to take what waits; the rest is lost")
+    ] = 1.0
+
+
+class WebhookSettings(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    allowed_hosts: Annotated[
+        tuple[str, ...],
+        _setting("`host:port` of subscribers that may have a private address, or http instead of https"),
+    ] = ()
+    max_subscriptions: Annotated[PositiveInt, _setting("subscriptions; more are refused with 507")] = 100
+    queue_size: Annotated[PositiveInt, _setting("events that may wait for one subscriber; more end it")] = 100
+    senders: Annotated[PositiveInt, _setting("requests to subscribers at the same time")] = 8
+    timeout: Annotated[PositiveFloat, _setting("time for one delivery attempt")] = 5.0
+    attempts: Annotated[PositiveInt, _setting("delivery attempts; then the subscription ends")] = 5
+    retry_delay: Annotated[
+        PositiveFloat, _setting("wait before the second attempt, doubled for each one after it")
+    ] = 1.0
+    log_size: Annotated[PositiveInt, _setting("newest deliveries of a subscription that are shown")] = 20
         env_nested_delimiter="__",
         frozen=True,
         extra="forbid",
@@ -172,6 +249,8 @@ class Settings(BaseSettings):
     ] = 2.0
     shutdown_grace: Annotated[
         PositiveFloat,
+    webhooks: WebhookSettings = WebhookSettings()
+    telemetry: TelemetrySettings = TelemetrySettings()
         _setting("time for running tasks and mail to finish at shutdown; then they are cancelled"),
     ] = 1.0
 

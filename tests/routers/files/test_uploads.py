@@ -23,6 +23,7 @@ from app.routers.files.uploads import display_name
 from app.settings import Settings
 from app.storage import disk
 from app.storage.disk import DiskStorage, Saved
+from app.telemetry import Telemetry
 from tests.asgi import LIMIT, Call, http_scope
 from tests.samples import FILES, TEXT, image
 from tests.server import Server
@@ -184,7 +185,7 @@ async def cancel_an_upload(app: FastAPI, settings: Settings, moment: str) -> Non
     """As uvicorn does when its grace period is over, while the file is saved or its row committed."""
     headers = [(b"content-type", b"multipart/form-data; boundary=b")]
     body = {"type": "http.request", "body": PART + TEXT + b"\r\n--b--\r\n", "more_body": False}
-    async with open_state(settings)(app) as state:
+    async with open_state(settings, Telemetry(settings.telemetry))(app) as state:
         scope = {**http_scope("/upload/", "POST", headers), "state": state}
         request = asyncio.create_task(Call(app, scope, body).run())
         storage = SlowStorage(settings.uploads_dir, request.cancel)
