@@ -17,7 +17,7 @@ from pydantic import BaseModel
 from app.routers.application import errors, lifespan, settings
 from app.routers.background import after_response, tasks
 from app.routers.composition import asyncapi
-from app.routers.dependencies import chains
+from app.routers.dependencies import chains, resources
 from app.routers.files import downloads, static, uploads
 from app.routers.graphql import schema
 from app.routers.middleware import stack, timing
@@ -51,7 +51,7 @@ GROUPS: dict[str, tuple[Page, ...]] = {
     "middleware": (Page(timing), Page(stack)),
     "websockets": (Page(echo),),
     "background": (Page(after_response), Page(tasks)),
-    "dependencies": (Page(chains),),
+    "dependencies": (Page(chains), Page(resources)),
     "responses": (Page(json), Page(html), Page(headers)),
     "graphql": (Page(schema),),
     "application": (Page(lifespan), Page(errors), Page(settings)),

@@ -244,6 +244,9 @@ class WebhookSettings(BaseModel):
 
     security: SecuritySettings = SecuritySettings()
 
+    resource_wait: Annotated[
+        PositiveFloat, _setting("time a request waits for its turn at a limited resource; later is 503")
+    ] = 2.0
     ready_timeout: Annotated[
         PositiveFloat, _setting("time for each engine to answer `/ready`; later it is not ready")
     ] = 2.0

@@ -24,7 +24,9 @@ ROUTES = """
     GET /tasks/{task_id}/events
     GET /items/                    GET /items                   GET /items/query-or-cookie
     GET /dependencies/cache        GET /dependencies/model      GET /dependencies/preview
-    GET /dependencies/threads
+    GET /dependencies/threads      GET /dependencies/partner    POST /dependencies/timelines
+    GET /dependencies/prices/{name}                             PUT /dependencies/prices/{name}
+    GET /dependencies/timelines/{timeline_id}
     GET /responses/orjson          GET /responses/odd           GET /responses/typed
     GET /responses/accounts        GET /responses/report        POST /responses/beacon
     GET /items/{item_id}

@@ -144,6 +144,11 @@ def dependencies(tour: Tour) -> None:
     tour.json("GET", "/items/query-or-cookie", {"q_or_cookie": "now"}, params={"q": "now"})
     cookie = {"Cookie": "last_query=before"}
     tour.json("GET", "/items/query-or-cookie", {"q_or_cookie": "before"}, headers=cookie)
+    price = tour.call("GET", "/dependencies/prices/tea").json()["price"]
+    stale = {"price": price + 1, "instead_of": price + 1}
+    tour.call("PUT", "/dependencies/prices/tea", 409, json=stale)
+    timeline = tour.call("POST", "/dependencies/timelines", 201).headers["location"]
+    tour.check(tour.call("GET", timeline).json()[-1] == "request scope left", "the whole timeline")
 
 
 def responses(tour: Tour) -> None:
