@@ -38,6 +38,9 @@ MULTIPART_OVERHEAD = 64 * 1024
 """What the boundaries and part headers of an upload may add to the file itself."""
 
 
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
 def _setting(description: str) -> Any:
     return Field(description=description)
 
@@ -52,12 +55,6 @@ class SecuritySettings(BaseModel):
             "empty: one is made and kept in `APP_DATA_DIR`"
         ),
     ] = ()
-
-
-class Settings(BaseSettings):
-    # hide_input_in_errors: a wrong URL stops the start without its password in the message.
-    model_config = SettingsConfigDict(
-        env_prefix="APP_",
     access_token_seconds: Annotated[PositiveInt, _setting("how long an access token is good")] = 600
     refresh_token_seconds: Annotated[
         PositiveInt, _setting("how long a login can be refreshed, counted from its beginning")
@@ -85,13 +82,6 @@ class Settings(BaseSettings):
             "a name for each caller, with the SHA-256 of its key: 64 hexadecimal digits; empty: nobody gets in"
         ),
     ] = {}
-    basic_passwords: Annotated[
-        dict[str, Argon2],
-        _setting("the Argon2 hash of the password of each user of HTTP Basic; empty: nobody gets in"),
-    ] = {}
-    failed_logins_per_minute: Annotated[
-        PositiveInt, _setting("wrong passwords from one address in a minute; more are refused with 429")
-    ] = 10
 
 
 class TelemetrySettings(BaseModel):
@@ -135,6 +125,18 @@ class WebhookSettings(BaseModel):
         PositiveFloat, _setting("wait before the second attempt, doubled for each one after it")
     ] = 1.0
     log_size: Annotated[PositiveInt, _setting("newest deliveries of a subscription that are shown")] = 20
+    tolerance: Annotated[
+        PositiveFloat, _setting("how far the time of a signed message may be from now; further is 403")
+    ] = 300.0
+    remembered_ids: Annotated[
+        PositiveInt, _setting("received messages whose ids are remembered, so that none counts twice")
+    ] = 10_000
+
+
+class Settings(BaseSettings):
+    # hide_input_in_errors: a wrong URL stops the start without its password in the message.
+    model_config = SettingsConfigDict(
+        env_prefix="APP_",
         env_nested_delimiter="__",
         frozen=True,
         extra="forbid",
@@ -243,6 +245,8 @@ class WebhookSettings(BaseModel):
     )
 
     security: SecuritySettings = SecuritySettings()
+    webhooks: WebhookSettings = WebhookSettings()
+    telemetry: TelemetrySettings = TelemetrySettings()
 
     resource_wait: Annotated[
         PositiveFloat, _setting("time a request waits for its turn at a limited resource; later is 503")
@@ -252,8 +256,6 @@ class WebhookSettings(BaseModel):
     ] = 2.0
     shutdown_grace: Annotated[
         PositiveFloat,
-    webhooks: WebhookSettings = WebhookSettings()
-    telemetry: TelemetrySettings = TelemetrySettings()
         _setting("time for running tasks and mail to finish at shutdown; then they are cancelled"),
     ] = 1.0
 
