@@ -44,10 +44,6 @@ async def get_stopping(state: StateDep) -> asyncio.Event:
 
 async def get_storage(state: StateDep) -> DiskStorage:
     return state["storage"]
-async def get_failed_logins(state: StateDep) -> FailedLogins:
-    return state["failed_logins"]
-
-
 async def get_telemetry(state: StateDep) -> Telemetry:
     return state["telemetry"]
 
@@ -99,7 +95,6 @@ TemplatesDep = Annotated[Jinja2Templates, Depends(get_templates)]
 # Function scope: the commit is done, and the connection back in its pool, before the answer leaves. So it is
 # not for streams, where it raises: they begin when it is closed, and open sessions of their own.
 SessionDep = Annotated[AsyncSession, Depends(open_session, scope="function")]
-FailedLoginsDep = Annotated[FailedLogins, Depends(get_failed_logins)]
 TelemetryDep = Annotated[Telemetry, Depends(get_telemetry)]
 AccessTokensDep = Annotated[AccessTokens, Depends(get_access_tokens)]
 AccountsDep = Annotated[Accounts, Depends(get_accounts)]
