@@ -21,7 +21,7 @@ from app.routers.dependencies import chains, resources
 from app.routers.files import downloads, static, uploads
 from app.routers.graphql import schema
 from app.routers.middleware import stack, timing
-from app.routers.responses import headers, html, json
+from app.routers.responses import fields, headers, html, json, negotiation
 from app.routers.streaming import lines, sse
 from app.routers.validation import models, validators
 from app.routers.websockets import echo
@@ -52,7 +52,7 @@ GROUPS: dict[str, tuple[Page, ...]] = {
     "websockets": (Page(echo),),
     "background": (Page(after_response), Page(tasks)),
     "dependencies": (Page(chains), Page(resources)),
-    "responses": (Page(json), Page(html), Page(headers)),
+    "responses": (Page(json), Page(fields), Page(negotiation), Page(html), Page(headers)),
     "graphql": (Page(schema),),
     "application": (Page(lifespan), Page(errors), Page(settings)),
     "validation": (Page(models), Page(validators)),

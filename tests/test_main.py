@@ -29,6 +29,10 @@ ROUTES = """
     GET /dependencies/timelines/{timeline_id}
     GET /responses/orjson          GET /responses/odd           GET /responses/typed
     GET /responses/accounts        GET /responses/report        POST /responses/beacon
+    GET /responses/checksum        GET /responses/contact       GET /responses/contact/set
+    GET /responses/contact/unusual GET /responses/contact/known GET /responses/contact/brief
+    GET /responses/contact/public  PATCH /responses/items/{item_id}
+    GET /responses/items
     GET /items/{item_id}
     GET /headers                   GET /custom-headers          GET /redirect
     GET /responses/greeting        POST /responses/greeting     GET /set-cookie

@@ -1,3 +1,5 @@
+import base64
+import hashlib
 import json
 import math
 import warnings
@@ -6,8 +8,10 @@ from typing import Any
 
 import pytest
 from fastapi import APIRouter, FastAPI
-from fastapi.exceptions import FastAPIDeprecationWarning
-from fastapi.responses import JSONResponse, ORJSONResponse, Response
+from fastapi.datastructures import Default
+from fastapi.encoders import jsonable_encoder
+from fastapi.exceptions import FastAPIDeprecationWarning, FastAPIError
+from fastapi.responses import JSONResponse, ORJSONResponse, Response, UJSONResponse
 from fastapi.testclient import TestClient
 
 from app.main import create_app
@@ -32,11 +36,37 @@ def test_fields_that_the_return_type_does_not_name_are_left_out(client: TestClie
     assert client.get("/responses/accounts").json() == [{"name": "Ada"}]
 
 
+def test_a_return_type_lets_pydantic_write_the_bytes_without_a_response_class(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(self: JSONResponse, content: Any) -> bytes:
+        raise AssertionError("the response class was asked to write")
+
+    monkeypatch.setattr(JSONResponse, "render", refuse)
+    assert client.get("/responses/accounts").json() == [{"name": "Ada"}]
+
+
 def test_a_return_type_writes_nan_as_null_numbers_as_keys_and_integers_of_any_size(
     client: TestClient,
 ) -> None:
     content = client.get("/responses/typed").content
     assert content == b'{"ratio":null,"names":{"1":"a number as key"},"atoms":1180591620717411303424}'
+
+
+def test_a_dataclass_is_documented_like_a_model_and_its_bytes_are_base64_for_urls(client: TestClient) -> None:
+    empty = hashlib.sha256(b"").digest()
+    digest = base64.urlsafe_b64encode(empty).decode()
+    assert digest != base64.b64encode(empty).decode()
+    assert client.get("/responses/checksum").json() == {"algorithm": "sha256", "digest": digest}
+    schema = client.get("/openapi.json").json()["components"]["schemas"]["Checksum"]
+    assert schema["properties"]["digest"]["contentEncoding"] == "base64"
+
+
+def test_trap_bytes_that_are_no_text_are_a_500_without_an_encoding() -> None:
+    async def digest() -> dict[str, bytes]:
+        return {"digest": hashlib.sha256(b"").digest()}
+
+    assert answer_of(digest).status_code == 500
 
 
 def test_the_own_response_class_writes_the_same_odd_values_without_a_model(client: TestClient) -> None:
@@ -126,6 +156,16 @@ def test_trap_the_orjson_response_of_fastapi_is_deprecated() -> None:
         ORJSONResponse([{"item_id": "Foo"}])
 
 
+def test_trap_the_ujson_response_of_fastapi_is_deprecated_and_needs_a_package_that_does_not_come_along() -> (
+    None
+):
+    with (
+        pytest.warns(FastAPIDeprecationWarning, match="UJSONResponse is deprecated"),
+        pytest.raises(AssertionError, match="ujson must be installed"),
+    ):
+        UJSONResponse([])
+
+
 @pytest.mark.parametrize("value", [2**70, {1: {2**64: "a"}}])
 def test_trap_a_plain_orjson_class_is_a_500_for_an_integer_of_more_than_64_bits(value: Any) -> None:
     def theirs() -> Response:
@@ -149,3 +189,48 @@ def test_trap_nan_without_a_type_is_a_500() -> None:
 
     assert answer_of(untyped, response_model=None).status_code == 500
     assert answer_of(typed).json() == {"ratio": None}
+
+
+async def ratio() -> dict[str, float]:
+    return {"ratio": math.nan}
+
+
+@pytest.mark.parametrize("named_by", ["route", "router", "include_router", "app", "nowhere"])
+def test_trap_a_response_class_that_is_named_anywhere_leaves_the_direct_way(named_by: str) -> None:
+    def at(place: str) -> Any:
+        # The same class as the default, and yet another way: `json` refuses what Pydantic writes as null.
+        return JSONResponse if place == named_by else Default(JSONResponse)
+
+    app = FastAPI(default_response_class=at("app"))
+    router = APIRouter(default_response_class=at("router"))
+    router.add_api_route("/", ratio, response_class=at("route"))
+    app.include_router(router, prefix="/named", default_response_class=at("include_router"))
+    answer = TestClient(app, raise_server_exceptions=False).get("/named/")
+    assert answer.status_code == (200 if named_by == "nowhere" else 500)
+
+
+def test_trap_a_union_with_a_response_does_not_start_and_no_model_is_no_filter() -> None:
+    async def either() -> Account | Response:
+        return StoredAccount(name="Ada", salary_cents=9_900_000)
+
+    with pytest.raises(FastAPIError, match="Invalid args for response field"):
+        answer_of(either)
+    assert "salary_cents" in answer_of(either, response_model=None).json()
+    assert answer_of(either, response_model=Account).json() == {"name": "Ada"}
+
+
+def test_trap_a_json_response_takes_no_date_and_no_model_until_they_are_encoded() -> None:
+    content = {"at": NOW, "account": Account(name="Ada"), "tags": {"set"}}
+
+    async def plain() -> JSONResponse:
+        return JSONResponse(content, status_code=202)
+
+    async def encoded() -> JSONResponse:
+        return JSONResponse(jsonable_encoder(content), status_code=202)
+
+    assert answer_of(plain).status_code == 500
+    assert answer_of(encoded).json() == {
+        "at": "2026-01-31T12:30:15.250000+00:00",  # a model would have written Z
+        "account": {"name": "Ada"},
+        "tags": ["set"],
+    }
