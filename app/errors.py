@@ -68,6 +68,8 @@ class AppError(Exception):
 
     status = 500
     detail = "The service could not answer."
+    members: Mapping[str, str] | None = None
+    """What a protocol demands beside the members of every problem (RFC 9457, section 3.2)."""
 
     def __init__(self, detail: str | None = None, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(detail or self.detail)
@@ -78,6 +80,11 @@ class AppError(Exception):
 class BadRequest(AppError):
     status = 400
     detail = "The request could not be understood."
+
+
+class Unauthorized(AppError):
+    status = 401
+    detail = "Say who you are."
 
 
 class Forbidden(AppError):
@@ -127,6 +134,7 @@ def refusal(
     *,
     headers: Mapping[str, str] | None = None,
     errors: list[FieldError] | None = None,
+    members: Mapping[str, str] | None = None,
 ) -> Response:
     """The problem+json answer for `status`. `instance` is the path, percent-encoded, without its query."""
     problem = Problem(
@@ -140,7 +148,7 @@ def refusal(
     )
     closing = {"connection": "close"} if status in CLOSED_AFTER else {}
     return JSONResponse(
-        problem.model_dump(exclude_none=True),
+        {**problem.model_dump(exclude_none=True), **(members or {})},
         status,
         headers={**(headers or {}), **closing},
         media_type="application/problem+json",
@@ -158,9 +166,8 @@ def add_exception_handlers(app: FastAPI) -> None:
 
 async def _app_error(connection: HTTPConnection, exc: Exception) -> Response:
     assert isinstance(exc, AppError)
-    return answer_for(
-        connection, refusal(connection, exc.status, exc.detail, headers=exc.headers), exc.detail
-    )
+    answer = refusal(connection, exc.status, exc.detail, headers=exc.headers, members=exc.members)
+    return answer_for(connection, answer, exc.detail)
 
 
 async def _http_exception(connection: HTTPConnection, exc: Exception) -> Response:

@@ -13,6 +13,7 @@ from typing import Protocol, TypedDict
 import anyio
 from fastapi import FastAPI
 from fastapi.templating import Jinja2Templates
+from pwdlib import PasswordHash
 
 from app.database.session import SessionMaker, open_database
 from app.jobs.mail import Mailer, open_mailer
@@ -20,6 +21,9 @@ from app.jobs.tasks import TaskManager, open_tasks
 from app.keys import SigningKeys, open_keys
 from app.logs import LogWriter, logging_to_queue
 from app.realtime.connections import ConnectionManager, open_connections
+from app.security.access_tokens import AccessTokens
+from app.security.accounts import Accounts
+from app.security.logins import Logins
 from app.settings import Settings
 from app.shutdown import stopping_on_signals
 from app.storage.disk import DiskStorage, open_storage
@@ -35,6 +39,9 @@ from app.telemetry import Telemetry
     log: LogWriter
     stopping: asyncio.Event
     keys: SigningKeys
+    access_tokens: AccessTokens
+    accounts: Accounts
+    logins: Logins
     sessions: SessionMaker
     templates: Jinja2Templates
     storage: DiskStorage
@@ -70,6 +77,9 @@ def open_state(settings: Settings, telemetry: Telemetry) -> Lifespan:
                 log=log,
                 stopping=stopping,
                 keys=keys,
+                access_tokens=AccessTokens(keys.for_purpose("tokens"), settings.security.access_token_seconds),
+                accounts=Accounts(sessions, PasswordHash.recommended(), settings.security),
+                logins=Logins(sessions, settings.security),
                 sessions=sessions,
                 templates=Jinja2Templates(TEMPLATES),
                 storage=storage,

@@ -1,0 +1,1 @@
+"""Accounts and what they log in with: passwords, access tokens, refresh tokens, and the brake on guessing."""

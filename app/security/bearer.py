@@ -1,0 +1,45 @@
+"""The access token of a request or a socket, and the scopes that an endpoint demands of it."""
+
+from typing import Annotated, cast
+
+from fastapi import Depends
+from fastapi.requests import HTTPConnection
+from fastapi.security import OAuth2PasswordBearer, SecurityScopes
+
+from app.lifespan import State
+from app.security.access_tokens import AuthenticatedUser
+from app.security.oauth_errors import InsufficientScope
+
+SCOPES = {
+    "me": "Read your own account.",
+    "accounts": "List all accounts.",
+}
+"""What a token can be good for, as `/docs` shows it."""
+
+OPEN_SCOPES = ("me",)
+"""What everybody may have. The other scopes are given by whoever runs the service."""
+
+
+def bearer(*, auto_error: bool = True) -> OAuth2PasswordBearer:
+    """The scheme of the service: the token in `Authorization: Bearer`, got with a password."""
+    return OAuth2PasswordBearer(
+        # Without a slash in front: relative to where the app is served, behind whatever prefix.
+        tokenUrl="security/oauth2/token",
+        refreshUrl="security/oauth2/refresh",
+        scheme_name="OAuth2",
+        scopes=SCOPES,
+        description="Register at `/security/oauth2/accounts` first. Leave the client empty.",
+        auto_error=auto_error,
+    )
+
+
+async def current_user(
+    required: SecurityScopes,
+    token: Annotated[str, Depends(bearer())],
+    connection: HTTPConnection,
+) -> AuthenticatedUser:
+    """FastAPI collects the scopes of all who depend on this; to compare them is our part."""
+    user = cast(State, connection.state)["access_tokens"].read(token)
+    if not user.scopes.issuperset(required.scopes):
+        raise InsufficientScope(required.scope_str)
+    return user
