@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Annotated, cast
 
-from fastapi import Depends
+from fastapi import Depends, Security
 from fastapi.requests import HTTPConnection
 from fastapi.templating import Jinja2Templates
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -18,6 +18,10 @@ from app.jobs.tasks import TaskManager
 from app.keys import SigningKeys
 from app.lifespan import State
 from app.realtime.connections import ConnectionManager
+from app.security.access_tokens import AccessTokens, AuthenticatedUser
+from app.security.accounts import Accounts
+from app.security.bearer import current_user
+from app.security.logins import Logins
 from app.settings import Settings
 from app.storage.disk import DiskStorage
 
@@ -36,6 +40,18 @@ async def get_settings(state: StateDep) -> Settings:
 
 async def get_keys(state: StateDep) -> SigningKeys:
     return state["keys"]
+
+
+async def get_access_tokens(state: StateDep) -> AccessTokens:
+    return state["access_tokens"]
+
+
+async def get_accounts(state: StateDep) -> Accounts:
+    return state["accounts"]
+
+
+async def get_logins(state: StateDep) -> Logins:
+    return state["logins"]
 
 
 async def get_stopping(state: StateDep) -> asyncio.Event:
@@ -86,6 +102,11 @@ async def open_session(state: StateDep) -> AsyncIterator[AsyncSession]:
 
 SettingsDep = Annotated[Settings, Depends(get_settings)]
 KeysDep = Annotated[SigningKeys, Depends(get_keys)]
+AccessTokensDep = Annotated[AccessTokens, Depends(get_access_tokens)]
+AccountsDep = Annotated[Accounts, Depends(get_accounts)]
+LoginsDep = Annotated[Logins, Depends(get_logins)]
+# Any access token will do. For one with scopes: Security(current_user, scopes=[...]).
+CurrentUser = Annotated[AuthenticatedUser, Security(current_user)]
 StoppingDep = Annotated[asyncio.Event, Depends(get_stopping)]
 StorageDep = Annotated[DiskStorage, Depends(get_storage)]
 MailerDep = Annotated[Mailer, Depends(get_mailer)]
