@@ -27,13 +27,13 @@ from app.security.logins import Logins
 from app.settings import Settings
 from app.shutdown import stopping_on_signals
 from app.storage.disk import DiskStorage, open_storage
+from app.telemetry import Telemetry
 
 TEMPLATES = Path(__file__).parent / "templates"
 
 
 class State(TypedDict):
     """What `request.state` and `websocket.state` hold. Endpoints reach it through `app.dependencies`."""
-from app.telemetry import Telemetry
 
     settings: Settings
     log: LogWriter
