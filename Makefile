@@ -23,6 +23,14 @@ run: $(INSTALLED) ## serve on http://127.0.0.1:8000 (another port: make run PORT
 test: $(INSTALLED) ## prove every claim
 	$(BIN)/python -m pytest $(TEST_ARGS)
 
+interop/node_modules/installed: interop/package-lock.json
+	npm ci --prefix interop --silent
+	touch $@
+
+.PHONY: interop
+interop: $(INSTALLED) interop/node_modules/installed ## let the tools of others read the documents and call the service (needs npm)
+	$(BIN)/python -m pytest -n 0 interop
+
 .PHONY: check
 check: $(INSTALLED) ## formatting, lint, types
 	$(BIN)/ruff format --check .
@@ -47,6 +55,6 @@ bench: $(INSTALLED) ## what things cost, as ratios of one run (needs wrk)
 
 .PHONY: clean
 clean: ## remove the virtual environment, caches, data and received files
-	rm -rf .venv data .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv data interop/node_modules interop/build .mypy_cache .pytest_cache .ruff_cache
 	find uploads -type f ! -name .gitkeep -delete
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

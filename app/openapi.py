@@ -28,13 +28,13 @@ class DocumentedApp(FastAPI):
 
     def openapi(self) -> dict[str, Any]:
         """FastAPI's method keeps its document until a route is added, and then makes another one."""
-        return with_problem(super().openapi())
+        return completed(super().openapi())
 
 
 def document_of(
     app: FastAPI, title: str, routes: Sequence[BaseRoute | RouteContext], tags: list[dict[str, Any]]
 ) -> dict[str, Any]:
-    """A document of some of the routes of `app`. It has the components that these routes use and no others."""
+    """A document of some of the routes of `app`, with the components that these use and no others."""
     document = get_openapi(
         title=title,
         version=app.version,
@@ -43,11 +43,13 @@ def document_of(
         tags=tags,
         separate_input_output_schemas=app.separate_input_output_schemas,
     )
-    return with_problem(document)
+    return completed(document)
 
 
-def with_problem(document: dict[str, Any]) -> dict[str, Any]:
+def completed(document: dict[str, Any]) -> dict[str, Any]:
     problem = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
     schemas = document.setdefault("components", {}).setdefault("schemas", {})
     schemas.update(problem.pop("$defs"), Problem=problem)
+    # Said outright, for linters take silence for an oversight: what names no scheme is open to all.
+    document.setdefault("security", [])
     return document
