@@ -7,7 +7,6 @@ in reverse order, the exception goes on to the server, and the process exits non
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
-from pathlib import Path
 from typing import Protocol, TypedDict
 
 import anyio
@@ -20,6 +19,7 @@ from app.jobs.mail import Mailer, open_mailer
 from app.jobs.tasks import TaskManager, open_tasks
 from app.keys import SigningKeys, open_keys
 from app.logs import LogWriter, logging_to_queue
+from app.page_templates import load_templates
 from app.realtime.connections import ConnectionManager, open_connections
 from app.security.access_tokens import AccessTokens
 from app.security.accounts import Accounts
@@ -28,8 +28,6 @@ from app.settings import Settings
 from app.shutdown import stopping_on_signals
 from app.storage.disk import DiskStorage, open_storage
 from app.telemetry import Telemetry
-
-TEMPLATES = Path(__file__).parent / "templates"
 
 
 class State(TypedDict):
@@ -81,7 +79,7 @@ def open_state(settings: Settings, telemetry: Telemetry) -> Lifespan:
                 accounts=Accounts(sessions, PasswordHash.recommended(), settings.security),
                 logins=Logins(sessions, settings.security),
                 sessions=sessions,
-                templates=Jinja2Templates(TEMPLATES),
+                templates=load_templates(),
                 storage=storage,
                 mailer=mailer,
                 tasks=tasks,

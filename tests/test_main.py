@@ -32,8 +32,8 @@ ROUTES = """
     GET /responses/checksum        GET /responses/contact       GET /responses/contact/set
     GET /responses/contact/unusual GET /responses/contact/known GET /responses/contact/brief
     GET /responses/contact/public  PATCH /responses/items/{item_id}
-    GET /responses/items
-    GET /items/{item_id}
+    GET /responses/items           GET /responses/hints
+    GET /items/{item_id}           GET /items/{item_id}/label
     GET /headers                   GET /custom-headers          GET /redirect
     GET /responses/greeting        POST /responses/greeting     GET /set-cookie
     GET /responses/visit           POST /responses/visit        DELETE /responses/visit

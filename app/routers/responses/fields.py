@@ -43,12 +43,11 @@ updates](https://fastapi.tiangolo.com/tutorial/body-updates/) in the FastAPI doc
 
 from typing import Annotated
 
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter
 from pydantic import MISSING, BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
-from app.database.models import Item
-from app.routers.responses.html import find_item
+from app.routers.responses.html import FoundItem
 from app.routers.validation.models import NameOfThing
 
 MAX_PRICE_CENTS = 2**31 - 1
@@ -129,7 +128,7 @@ class ItemPatch(BaseModel):
 
 
 @router.patch("/items/{item_id}")
-async def change_item(item: Annotated[Item, Depends(find_item)], patch: ItemPatch) -> StoredItem:
+async def change_item(item: FoundItem, patch: ItemPatch) -> StoredItem:
     """Changes the fields that are sent."""
     # The session that has found the item commits when this returns.
     for name, value in patch.model_dump().items():

@@ -4,11 +4,18 @@ Take `response: Response` as a parameter and set headers, cookies or the status 
 usual. FastAPI merges both, and a dependency may do the same for many endpoints. A request header is a
 parameter too: `Annotated[str | None, Header()]`, where `user_agent` means `User-Agent`.
 
+Both write to one `Response`, so a status that a dependency or the endpoint sets beats the `status_code` of
+the route, and the endpoint, which runs last, has the last word.
+
 A cookie that stands for a person holds a random key; what the key means stays on the server. `HttpOnly`
 hides it from scripts, `SameSite` from requests that other sites cause, `Secure` from plain http. The name
-prefix `__Host-` makes the browser insist: only over https, for this host alone, for all paths. Set it
-by `POST`, for links, images and prefetching send `GET` without anyone's wish. `GET /set-cookie` is the path
-of the tutorials; its cookie stands for nobody, so nothing is won or lost by who causes it.
+prefix `__Host-` makes the browser insist: only over https, for this host alone, for all paths. Set it by
+`POST`, for links, images and prefetching send `GET` without anyone's wish. `GET /set-cookie` is the path of
+the tutorials; its cookie stands for nobody, so nothing is won or lost by who causes it.
+
+Early hints are a 103 before the answer, by which a browser fetches the style sheet while the endpoint still
+works: `await request.send_early_hints(...)`. A server must offer it. uvicorn does for HTTP/2 alone, and
+elsewhere the call does nothing; so the `Link` stands on the answer itself, too.
 
 A `Location` is the path of a route, `request.url_for("read_user", user_id=4).path`. So it has the prefix
 under which a proxy serves the app (`--root-path /api`), and the `Host` header, which the client writes, has
@@ -17,9 +24,9 @@ no part in it.
 ## The trap
 
 `set_cookie("user", "alice")` can be read by every script and forged by everybody. Headers set on the
-parameter are lost when the endpoint returns a `Response` of its own or raises. `RedirectResponse(url)`
-is a 307, which makes the browser send a form a second time, to the new address; after a `POST` you want
-303. A `Location` of `f"/users/{id}"` leads out of the prefix, to whatever else the proxy serves there. And
+parameter are lost when the endpoint returns a `Response` of its own or raises. `RedirectResponse(url)` is a
+307, which makes the browser send a form a second time, to the new address; after a `POST` you want 303. A
+`Location` of `f"/users/{id}"` leads out of the prefix, to whatever else the proxy serves there. And
 `user_agent: str = Header(None)` promises a text and delivers `None`.
 
 ## What is proven
@@ -29,6 +36,9 @@ is a 307, which makes the browser send a form a second time, to the new address;
 - A request header that is not sent is null.
 - A header set on the response parameter is sent.
 - A dependency sets the status and headers of the answer.
+- The status of a dependency beats that of the route and the endpoint has the last word.
+- Early hints are sent before the answer where the server offers it.
+- Without that the hints are on the answer alone.
 - The redirect to the documentation is a 307 to a fixed address.
 - The redirect after a form is a 303 that is followed by GET.
 - A location has the prefix under which a proxy serves the app and no host.
@@ -36,18 +46,20 @@ is a 307, which makes the browser send a form a second time, to the new address;
 
 ## Read more
 
-`response.set_cookie(key, value, max_age=, secure=, httponly=, samesite=)`, `RedirectResponse(url, 303)`.
-[Response headers](https://fastapi.tiangolo.com/advanced/response-headers/),
+`response.set_cookie(key, value, max_age=, secure=, httponly=, samesite=)`, `RedirectResponse(url, 303)`,
+`await request.send_early_hints(link, *more)`. [Response
+headers](https://fastapi.tiangolo.com/advanced/response-headers/),
 [cookies](https://fastapi.tiangolo.com/advanced/response-cookies/) and
 [status](https://fastapi.tiangolo.com/advanced/response-change-status-code/) in the FastAPI documentation.
 """
 
 import secrets
+from html import escape
 from typing import Annotated
 from urllib.parse import urlencode
 
 from fastapi import APIRouter, Cookie, Depends, Form, Header, Query, Request, Response
-from fastapi.responses import RedirectResponse
+from fastapi.responses import HTMLResponse, RedirectResponse
 from pydantic import BaseModel, Field
 
 COOKIE_SECONDS = 3_600
@@ -157,7 +169,17 @@ async def come_back_later(response: Response, busy: bool = False) -> bool:
     return busy
 
 
-@router.get("/responses/report", responses={202: {"model": Message}})
+@router.get("/responses/report", status_code=200, responses={202: {"model": Message}})
 async def report(busy: Annotated[bool, Depends(come_back_later)]) -> Message:
     """200, or 202 with `Retry-After` when `busy`: the dependency decides."""
     return Message(message="in the making" if busy else "done")
+
+
+@router.get("/responses/hints", response_class=HTMLResponse)
+async def hints(request: Request) -> HTMLResponse:
+    """A page whose style sheet is announced before the page is there."""
+    style = f"{request.scope['root_path']}/static/style.css"
+    link = f"<{style}>; rel=preload; as=style"
+    await request.send_early_hints(link)
+    page = f'<!doctype html><title>Hints</title><link rel="stylesheet" href="{escape(style)}"><p>Here I am.'
+    return HTMLResponse(page, headers={"Link": link})

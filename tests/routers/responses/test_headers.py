@@ -3,11 +3,13 @@ from http.cookies import SimpleCookie
 from typing import Annotated, Any
 
 import pytest
-from fastapi import FastAPI, Form, Header, HTTPException, Response
+from fastapi import Depends, FastAPI, Form, Header, HTTPException, Response
 from fastapi.responses import JSONResponse, RedirectResponse
 from fastapi.testclient import TestClient
 
 from app.routers.responses.headers import DOCUMENTATION, HOST_COOKIE
+from tests.asgi import EMPTY_BODY, Call, http_scope
+from tests.server import Server, read_to_end
 
 
 @pytest.fixture
@@ -76,6 +78,43 @@ def test_a_dependency_sets_the_status_and_headers_of_the_answer(client: TestClie
     assert (busy.status_code, busy.headers["retry-after"]) == (202, "5")
     done = client.get("/responses/report")
     assert done.status_code == 200 and "retry-after" not in done.headers
+
+
+def test_the_status_of_a_dependency_beats_that_of_the_route_and_the_endpoint_has_the_last_word() -> None:
+    async def accept(response: Response) -> None:
+        response.status_code = 202
+
+    async def says_nothing(_: Annotated[None, Depends(accept)]) -> None: ...
+
+    async def says(_: Annotated[None, Depends(accept)], response: Response) -> None:
+        response.status_code = 203
+
+    assert answer_of(says_nothing, status_code=201).status_code == 202
+    assert answer_of(says, status_code=201).status_code == 203
+
+
+HINT = b"</static/style.css>; rel=preload; as=style"
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("encoding", [b"gzip", None])
+async def test_early_hints_are_sent_before_the_answer_where_the_server_offers_it(
+    app: FastAPI, encoding: bytes | None
+) -> None:
+    headers = [(b"accept-encoding", encoding)] if encoding else []
+    scope = http_scope("/responses/hints", headers=headers)
+    scope["extensions"]["http.response.early_hint"] = {}
+    early, start, *_ = await Call(app, scope, EMPTY_BODY).run()
+    assert early == {"type": "http.response.early_hint", "links": [HINT]}
+    assert start["status"] == 200 and (b"link", HINT) in start["headers"]
+
+
+def test_without_that_the_hints_are_on_the_answer_alone(live: Server) -> None:
+    head = b"GET /responses/hints HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+    with live.connect(head) as connection:
+        received = read_to_end(connection)
+    assert received.startswith(b"HTTP/1.1 200 ") and b" 103 " not in received
+    assert b"link: " + HINT in received
 
 
 def test_the_redirect_to_the_documentation_is_a_307_to_a_fixed_address(client: TestClient) -> None:

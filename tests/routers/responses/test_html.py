@@ -1,16 +1,23 @@
 import threading
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any, cast
+from urllib.parse import quote
 
 import pytest
 from fastapi import FastAPI, Request
 from fastapi.responses import HTMLResponse
 from fastapi.templating import Jinja2Templates
 from fastapi.testclient import TestClient
+from jinja2 import DictLoader, Environment
+from jinja2.exceptions import UndefinedError
+from sqlalchemy import update
 from starlette.responses import Response
 
+from app.database.models import Item
 from app.dependencies import get_templates
-from app.lifespan import TEMPLATES
+from app.lifespan import State
+from app.page_templates import load_templates
 
 
 class Elements(HTMLParser):
@@ -20,6 +27,7 @@ class Elements(HTMLParser):
         super().__init__()
         self.names: list[str] = []
         self.attributes: set[str] = set()
+        self.links: list[str] = []
         self.text: dict[str, str] = {}
         self.feed(page)
         self.close()
@@ -27,6 +35,7 @@ class Elements(HTMLParser):
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.names.append(tag)
         self.attributes |= {name for name, _ in attrs}
+        self.links += [value for name, value in attrs if name == "href" and value]
 
     def handle_data(self, data: str) -> None:
         if data.strip() and self.names:
@@ -94,12 +103,67 @@ def test_the_template_is_rendered_in_a_worker_thread(app: FastAPI) -> None:
         return {}
 
     async def noting_templates() -> Jinja2Templates:
-        return Jinja2Templates(TEMPLATES, context_processors=[note])
+        templates = load_templates()
+        templates.context_processors.append(note)
+        return templates
 
     app.dependency_overrides[get_templates] = noting_templates
     with TestClient(app) as client:
         assert client.get("/items/1").status_code == 200
     assert ["worker thread" in name for name in rendered_in] == [True]
+
+
+def test_every_page_is_told_its_request_id_by_a_context_processor(client: TestClient) -> None:
+    # TestClient keeps what the response was made from; the gzip middleware would not pass it on.
+    del client.headers["accept-encoding"]
+    answer: Any = client.get("/items/42", headers={"X-Request-ID": "page-id-1"})
+    assert answer.template.name == "item.html"
+    assert set(answer.context) == {"request", "request_id", "item"}
+    assert answer.context["request_id"] == "page-id-1"
+    assert Elements(answer.text).text["small"] == "Answer page-id-1"
+
+
+def test_a_name_that_a_template_does_not_know_is_an_error() -> None:
+    misspelled = load_templates().env.from_string("<h1>{{ itme }}</h1>")
+    with pytest.raises(UndefinedError):
+        misspelled.render(item="x")
+
+
+def rename_to(client: TestClient, item_id: str) -> None:
+    """Gives the first item another id."""
+    sessions = cast(State, client.app_state)["sessions"]
+
+    async def rename() -> None:
+        async with sessions.begin() as session:
+            await session.execute(update(Item).where(Item.id == "1").values(id=item_id))
+
+    assert client.portal
+    client.portal.call(rename)
+
+
+@pytest.mark.parametrize("item_id", ["2?a=b", "2#x", "100%", "<i>", "é", '"onclick="alert(1)'])
+def test_a_link_has_the_prefix_of_the_proxy_and_its_parts_are_quoted(app: FastAPI, item_id: str) -> None:
+    with TestClient(app, root_path="/api") as client:
+        if item_id != "<i>":  # which is there
+            rename_to(client, item_id)
+        page = client.get(f"/api/items/{quote(item_id)}").text
+        link = next(link for link in Elements(page).links if link.endswith("/label"))
+        assert link.startswith("/api/items/")
+        assert client.get(link).text.splitlines()[0].endswith(f"({item_id})")
+
+
+def test_the_label_is_plain_text_which_is_neither_escaped_nor_read_as_a_page(client: TestClient) -> None:
+    answer = client.get("/items/%3Ci%3E/label")
+    assert answer.text == "Tom & <Jerry> (<i>)\n1.00"
+    assert answer.headers["content-type"] == "text/plain; charset=utf-8"
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    assert client.get("/items/nope/label").status_code == 404
+
+
+def test_the_media_types_are_documented(app: FastAPI) -> None:
+    paths = app.openapi()["paths"]
+    for path, media_type in (("/items/{item_id}", "text/html"), ("/items/{item_id}/label", "text/plain")):
+        assert list(paths[path]["get"]["responses"]["200"]["content"]) == [media_type]
 
 
 def test_an_id_is_never_taken_for_the_path_of_another_page(client: TestClient) -> None:
@@ -188,3 +252,39 @@ def test_trap_the_name_before_the_request_is_not_a_template_response(tmp_path: P
     request = Request({"type": "http", "method": "GET", "path": "/", "headers": []})
     with pytest.raises(TypeError):
         templates.TemplateResponse("page.html", {"request": request})  # type: ignore[arg-type]  # the old order
+
+
+def page_of(template: str, context: dict[str, str], **options: Any) -> str:
+    """What an endpoint sends that renders this template in an environment of its own."""
+    templates = Jinja2Templates(env=Environment(loader=DictLoader({"page.html": template})), **options)  # noqa: S701
+    request = Request({"type": "http", "method": "GET", "path": "/", "headers": []})
+    return bytes(templates.TemplateResponse(request, "page.html", context).body).decode()
+
+
+def test_trap_an_environment_of_ones_own_escapes_nothing_unless_it_is_told_to() -> None:
+    assert page_of("{{ name }}", {"name": HOSTILE}) == HOSTILE
+    assert "<" not in load_templates().env.from_string("{{ name }}").render(name=HOSTILE)
+
+
+def test_trap_a_misspelled_name_is_an_empty_place() -> None:
+    assert page_of("Hello {{ nmae }}!", {"name": "Ada"}) == "Hello !"
+
+
+def test_trap_a_context_processor_replaces_what_the_endpoint_gave() -> None:
+    def describe(request: Request) -> dict[str, str]:
+        return {"title": "The site"}
+
+    assert page_of("{{ title }}", {"title": "Item 42"}, context_processors=[describe]) == "The site"
+
+
+def test_trap_a_url_is_not_quoted() -> None:
+    templates = Jinja2Templates(env=Environment(autoescape=True))
+    app = FastAPI()
+
+    @app.get("/items/{item_id}", name="show")
+    async def show(request: Request, item_id: str) -> str:
+        link = templates.env.from_string("{{ url_for('show', item_id='a?b').path }}").render(request=request)
+        return link
+
+    # The item is `a`, and `b` a query.
+    assert TestClient(app).get("/items/1").json() == "/items/a"
