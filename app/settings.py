@@ -79,7 +79,8 @@ class SecuritySettings(BaseModel):
     api_keys: Annotated[
         dict[str, Sha256],
         _setting(
-            "a name for each caller, with the SHA-256 of its key: 64 hexadecimal digits; empty: nobody gets in"
+            "a name for each caller, with the SHA-256 of its key as 64 hexadecimal digits; "
+            "empty: nobody gets in"
         ),
     ] = {}
 

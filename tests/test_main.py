@@ -46,6 +46,8 @@ ROUTES = """
     GET /files/{file_id}           GET /download                GET /files/static/manifest
     POST /validation/articles
     GET /streaming/events          GET /streaming/rows
+    GET /security/caller           GET /security/visitor        GET /security/account
+    WS /security/socket
     POST /security/oauth2/accounts GET /security/oauth2/accounts
     POST /security/oauth2/token    POST /security/oauth2/refresh
     POST /security/oauth2/revoke   GET /security/oauth2/me      GET /security/oauth2/greeting
