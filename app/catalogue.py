@@ -14,7 +14,7 @@ from types import ModuleType
 from fastapi import APIRouter
 from pydantic import BaseModel
 
-from app.routers.application import errors, lifespan, settings
+from app.routers.application import errors, lifespan, settings, telemetry
 from app.routers.background import after_response, tasks
 from app.routers.composition import asyncapi
 from app.routers.dependencies import chains, resources
@@ -55,8 +55,8 @@ GROUPS: dict[str, tuple[Page, ...]] = {
     "dependencies": (Page(chains), Page(resources)),
     "responses": (Page(json), Page(fields), Page(negotiation), Page(html), Page(headers)),
     "graphql": (Page(schema),),
-    "application": (Page(lifespan), Page(errors), Page(settings)),
-    "validation": (Page(models), Page(validators)),
+    "application": (Page(lifespan), Page(errors), Page(settings), Page(telemetry)),
+    "validation": (Page(models), Page(validators), Page(requests)),
     "files": (Page(uploads), Page(downloads), Page(static)),
     "streaming": (Page(sse), Page(lines)),
     "security": (Page(schemes), Page(oauth2)),

@@ -26,11 +26,11 @@ from app.settings import Settings
 from app.storage.disk import DiskStorage
 
 
+from app.telemetry import Telemetry
 async def get_state(connection: HTTPConnection) -> State:
     return cast(State, connection.state)
 
 
-from app.telemetry import Telemetry
 StateDep = Annotated[State, Depends(get_state)]
 
 
@@ -44,6 +44,10 @@ async def get_keys(state: StateDep) -> SigningKeys:
 
 async def get_access_tokens(state: StateDep) -> AccessTokens:
     return state["access_tokens"]
+async def get_telemetry(state: StateDep) -> Telemetry:
+    return state["telemetry"]
+
+
 
 
 async def get_accounts(state: StateDep) -> Accounts:
@@ -60,22 +64,6 @@ async def get_stopping(state: StateDep) -> asyncio.Event:
 
 async def get_storage(state: StateDep) -> DiskStorage:
     return state["storage"]
-async def get_telemetry(state: StateDep) -> Telemetry:
-    return state["telemetry"]
-
-
-async def get_access_tokens(state: StateDep) -> AccessTokens:
-    return state["access_tokens"]
-
-
-async def get_accounts(state: StateDep) -> Accounts:
-    return state["accounts"]
-
-
-async def get_logins(state: StateDep) -> Logins:
-    return state["logins"]
-
-
 
 
 async def get_mailer(state: StateDep) -> Mailer:
@@ -112,13 +100,8 @@ StorageDep = Annotated[DiskStorage, Depends(get_storage)]
 MailerDep = Annotated[Mailer, Depends(get_mailer)]
 TasksDep = Annotated[TaskManager, Depends(get_tasks)]
 ConnectionsDep = Annotated[ConnectionManager, Depends(get_connections)]
+TelemetryDep = Annotated[Telemetry, Depends(get_telemetry)]
 TemplatesDep = Annotated[Jinja2Templates, Depends(get_templates)]
 # Function scope: the commit is done, and the connection back in its pool, before the answer leaves. So it is
 # not for streams, where it raises: they begin when it is closed, and open sessions of their own.
 SessionDep = Annotated[AsyncSession, Depends(open_session, scope="function")]
-TelemetryDep = Annotated[Telemetry, Depends(get_telemetry)]
-AccessTokensDep = Annotated[AccessTokens, Depends(get_access_tokens)]
-AccountsDep = Annotated[Accounts, Depends(get_accounts)]
-LoginsDep = Annotated[Logins, Depends(get_logins)]
-# Any access token; where scopes are needed, write Annotated[AuthenticatedUser, Security(current_user, scopes=[...])].
-CurrentUser = Annotated[AuthenticatedUser, Security(current_user)]

@@ -15,6 +15,7 @@ from queue import Empty, SimpleQueue
 from typing import Any, TextIO
 
 import orjson
+from opentelemetry.trace import format_trace_id, get_current_span
 
 from app.middleware.request_id import request_id
 from app.settings import Settings
@@ -27,8 +28,8 @@ SERVER_NOISE = (
     "ASGI callable returned without completing handshake.",  # said of every socket that was refused
 )
 
-MEMBERS = ("time", "level", "logger", "message", "request_id")
-"""What every line has, and no field of a caller replaces."""
+MEMBERS = ("time", "level", "logger", "message", "request_id", "trace_id")
+"""What a line has by itself, and no field of a caller replaces. A trace id is there where a trace is."""
 
 LINES_DROPPED = {"level": "WARNING", "logger": "app.logs", "message": "lines dropped"}
 LINE_LOST = {"level": "ERROR", "logger": "app.logs", "message": "line lost"}
@@ -57,16 +58,18 @@ class LogWriter:
         if self._queue.qsize() >= self._size:
             self._count(1)
             return
-        self._queue.put(
-            {
-                "time": datetime.now(UTC),
-                "level": level,
-                "logger": logger,
-                "message": message,
-                "request_id": request_id.get(),
-                **fields,
-            }
-        )
+        line = {
+            "time": datetime.now(UTC),
+            "level": level,
+            "logger": logger,
+            "message": message,
+            "request_id": request_id.get(),
+            **fields,
+        }
+        span = get_current_span().get_span_context()
+        if span.is_valid:
+            line["trace_id"] = format_trace_id(span.trace_id)
+        self._queue.put(line)
 
     def close(self) -> None:
         """Writes what waits, for at most a second."""

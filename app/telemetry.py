@@ -25,7 +25,7 @@ from opentelemetry.sdk.resources import SERVICE_NAME, OTELResourceDetector, Reso
 from opentelemetry.sdk.trace import ReadableSpan, SpanLimits, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
-from opentelemetry.trace import SpanContext, Status
+from opentelemetry.trace import NoOpTracer, SpanContext, Status
 from prometheus_client import CollectorRegistry, generate_latest
 
 from app.errors import MAX_REPORTED_ERRORS
@@ -34,7 +34,7 @@ from app.settings import TelemetrySettings
 LEVELS = ("off", "metrics", "traces", "all")
 
 UNRECORDED_PATHS = frozenset({"/health", "/ready", "/docs", "/redoc", "/openapi.json"})
-UNRECORDED_FOLDERS = ("/_docs/", "/application/telemetry/")
+UNRECORDED_FOLDERS = ("/_docs/", "/application/telemetry/traces", "/application/telemetry/metrics")
 """What machines ask for over and over, and the reading of telemetry itself."""
 
 MAX_ATTRIBUTE_LENGTH = 200
@@ -59,8 +59,12 @@ EXPORTED_ATTRIBUTES = frozenset(
 
 @dataclass
 class KeptTrace:
+    trace_id: int
     spans: deque[ReadableSpan]
     dropped_spans: int = 0
+
+    def copy(self) -> "KeptTrace":
+        return replace(self, spans=self.spans.copy())
 
 
 class LastTraces(SpanProcessor):
@@ -74,8 +78,11 @@ class LastTraces(SpanProcessor):
 
     def on_end(self, span: ReadableSpan) -> None:
         assert span.context
+        trace_id = span.context.trace_id
         with self._lock:
-            kept = self._traces.setdefault(span.context.trace_id, KeptTrace(deque(maxlen=self._max_spans)))
+            kept = self._traces.get(trace_id)
+            if kept is None:
+                kept = self._traces[trace_id] = KeptTrace(trace_id, deque(maxlen=self._max_spans))
             # The oldest goes: the span of the whole request is the last to end, and tells most.
             kept.dropped_spans += len(kept.spans) == self._max_spans
             kept.spans.append(span)
@@ -84,7 +91,12 @@ class LastTraces(SpanProcessor):
 
     def newest_first(self) -> list[KeptTrace]:
         with self._lock:
-            return [replace(kept, spans=kept.spans.copy()) for kept in reversed(self._traces.values())]
+            return [kept.copy() for kept in reversed(self._traces.values())]
+
+    def find(self, trace_id: int) -> KeptTrace | None:
+        with self._lock:
+            kept = self._traces.get(trace_id)
+            return kept and kept.copy()
 
 
 class Metrics:
@@ -177,6 +189,8 @@ class Telemetry:
         if has_all:
             logger_provider = LoggerProvider(resource, shutdown_on_exit=False)
             logger_provider.add_log_record_processor(ValidationErrors())
+        # For spans of our own. `opentelemetry.trace.get_tracer` asks the process, where there is no provider.
+        self.tracer = self._tracer_provider.get_tracer("app") if self._tracer_provider else NoOpTracer()
         self.config = TelemetryConfig(
             metrics=has_metrics,
             meter_provider=self._meter_provider,

@@ -40,7 +40,9 @@ ROUTES = """
     POST /graphql
     GET /health                    GET /ready
     GET /unicorns/{name}           GET /errors/crash            GET /errors/stream
-    WS /errors/socket/{moment}     GET /application/settings
+    WS /errors/socket/{moment}     GET /application/settings    GET /application/telemetry/work
+    GET /application/telemetry/metrics                          GET /application/telemetry/traces
+    GET /application/telemetry/traces/{trace_id}
     POST /users                    GET /users/{user_id}         GET /validation/order
     POST /upload                   POST /upload/
     GET /files/{file_id}           GET /download                GET /files/static/manifest
