@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from typing import Any
 from urllib.parse import quote, urlencode
 
-from fastapi import APIRouter
+from fastapi import APIRouter, FastAPI
 from fastapi.routing import iter_route_contexts
 from pydantic import BaseModel
-from starlette.routing import Route, WebSocketRoute
+from starlette.routing import Mount, Route, WebSocketRoute
 
 PARAMETER = re.compile(r"\{(\w+)(?::\w+)?\}")
 SAMPLE_FILE = "docs/screenshot.png"
@@ -35,13 +35,20 @@ class PageRoute(BaseModel):
 
 
 def routes_of(router: APIRouter, document: JSON, base_url: str) -> list[PageRoute]:
-    """The routes of a router, sockets too; `document` is the OpenAPI document their commands are made from.
+    """The routes of a router, sockets and mounts too; their commands are made from its OpenAPI `document`.
 
     A route that is kept out of the document is another spelling of one that is in it: it is not listed.
     """
     routes = []
     for route in iter_route_contexts(router.routes):
         path, name, methods = route.path or "", route.name or "", set[str]()
+        mounted = route.original_route.app if isinstance(route.original_route, Mount) else None
+        if isinstance(mounted, FastAPI):
+            for inner in routes_of(mounted.router, mounted.openapi(), base_url + path):
+                routes.append(inner.model_copy(update={"path": path + inner.path}))
+        elif mounted:
+            command = shlex.join(["curl", "-i", f"{base_url}{path}/"])
+            routes.append(PageRoute(method="MOUNT", path=path, name=name, summary="", command=command))
         if isinstance(route.original_route, WebSocketRoute):
             methods = {"WS"}
         elif isinstance(route.original_route, Route) and route.include_in_schema:

@@ -4,7 +4,7 @@ Raise an `AppError` anywhere; `add_exception_handlers` also restates the framewo
 On a socket the same error is an HTTP answer before `accept`, and a close code after it.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from errno import EDQUOT, EFBIG, ENOSPC
 from http import HTTPStatus
 from typing import Any
@@ -17,7 +17,8 @@ from fastapi.responses import JSONResponse, Response
 from fastapi.routing import iter_route_contexts
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
-from starlette.routing import Match
+from starlette.routing import BaseRoute, Host, Match, Mount
+from starlette.types import Scope
 
 from app.middleware.request_id import request_id
 from app.realtime.refusals import answer_for
@@ -156,12 +157,8 @@ def refusal(
 
 
 def add_exception_handlers(app: FastAPI) -> None:
-    app.add_exception_handler(AppError, _app_error)
-    # Starlette's class, not FastAPI's: the router's own 404 and 405 are of this one.
-    app.add_exception_handler(HTTPException, _http_exception)
-    app.add_exception_handler(RequestValidationError, _validation_error)
-    app.add_exception_handler(WebSocketRequestValidationError, _validation_error)
-    app.add_exception_handler(ExceptionGroup, _exception_group)
+    for error, handler in EXCEPTION_HANDLERS.items():
+        app.add_exception_handler(error, handler)
 
 
 async def _app_error(connection: HTTPConnection, exc: Exception) -> Response:
@@ -229,16 +226,24 @@ def _printable(text: str) -> str:
 
 def _allowed_methods(connection: HTTPConnection) -> list[str]:
     """Every method some route answers at this path: the router itself names those of its first match only."""
-    allowed: set[str] = set()
-    # A mount has put its own prefix here by the time it raises.
-    scope = {**connection.scope, "root_path": connection.scope.get("app_root_path", "")}
-    for route in iter_route_contexts(connection.app.routes):
-        match, _ = route.matches(scope)
-        if match is not Match.NONE:
-            allowed |= route.methods or {"GET"}
+    # From the outermost router on, for a mount has put its own prefix and its own app here by now.
+    scope = connection.scope
+    root_path = scope.get("app_root_path", scope.get("root_path", ""))
+    allowed = _methods_at({**scope, "root_path": root_path}, scope["router"].routes)
     if "GET" in allowed:
         allowed.add("HEAD")
     return sorted(allowed)
+
+
+def _methods_at(scope: Scope, routes: Sequence[BaseRoute]) -> set[str]:
+    allowed: set[str] = set()
+    for route in iter_route_contexts(routes):
+        match, child_scope = route.matches(scope)
+        if match is Match.FULL and isinstance(route.original_route, Mount | Host):
+            return allowed | _methods_at({**scope, **child_scope}, route.original_route.routes)
+        if match is not Match.NONE:
+            allowed |= route.methods or {"GET"}
+    return allowed or {"GET"}  # of files, which are no routes
 
 
 def _phrase(status: int) -> str:
@@ -246,3 +251,14 @@ def _phrase(status: int) -> str:
         return HTTPStatus(status).phrase
     except ValueError:
         return "Error"
+
+
+EXCEPTION_HANDLERS: dict[int | type[Exception], Callable[[Any, Any], Coroutine[Any, Any, Response]]] = {
+    AppError: _app_error,
+    # Starlette's class, not FastAPI's: the router's own 404 and 405 are of this one.
+    HTTPException: _http_exception,
+    RequestValidationError: _validation_error,
+    WebSocketRequestValidationError: _validation_error,
+    ExceptionGroup: _exception_group,
+}
+"""What `FastAPI(exception_handlers=)` takes; an app that is mounted has none of its parent's."""

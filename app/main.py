@@ -21,6 +21,7 @@ from app.middleware.timing import TimingMiddleware
 from app.middleware.unhandled import UnhandledErrorMiddleware
 from app.middleware.when_header import WhenHeaderMiddleware
 from app.openapi import DocumentedApp, operation_id
+from app.routers.composition.mounting import tenant_hosts
 from app.settings import Settings
 from app.telemetry import Telemetry
 
@@ -32,6 +33,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app = DocumentedApp(
         title="FastAPI reference",
         summary="Every advanced feature of FastAPI, running, readable in one file, and proven by a test.",
+        routes=[tenant_hosts],  # before all paths, that of the document too: no path of ours is theirs
         lifespan=open_state(settings, telemetry),
         telemetry=telemetry.config,
         middleware=middleware(settings),

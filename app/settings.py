@@ -160,7 +160,7 @@ class Settings(BaseSettings):
 
     allowed_hosts: Annotated[
         tuple[str, ...], _setting("values of `Host` that are answered; others get 400")
-    ] = ("localhost", "127.0.0.1", "testserver")
+    ] = ("localhost", "127.0.0.1", "testserver", "*.localhost")
     cors_origins: Annotated[
         tuple[str, ...],
         _setting("origins that may read answers and open sockets, with credentials; never `*`"),

@@ -2,6 +2,7 @@
 
 import shlex
 from collections import Counter
+from collections.abc import Iterator, Sequence
 from inspect import iscoroutinefunction
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from fastapi import FastAPI
 from fastapi.routing import iter_route_contexts
 from fastapi.testclient import TestClient
 from openapi_spec_validator import OpenAPIV32SpecValidator
+from starlette.routing import BaseRoute, Host, Mount
 
 from app.catalogue import GROUPS, PAGES, Page, describe_group, read_page, read_tests
 from app.commands import curl_command, routes_of, sample, socket_command
@@ -60,6 +62,8 @@ def test_every_route_belongs_to_a_page_or_to_the_explorer(app: FastAPI) -> None:
         for method in route.methods or {"WS"}
     }
     for route in iter_route_contexts(app.routes):
+        if isinstance(route.original_route, Host):
+            continue  # which has no path, and is described by its page
         if getattr(route.endpoint, "__module__", "") not in OWN_MODULES and route.path not in OWN_PATHS:
             assert {(method, route.path) for method in route.methods or {"WS"}} <= on_pages, route.path
 
@@ -111,13 +115,17 @@ def test_a_page_is_read_from_its_files(page: Page) -> None:
 @each_page
 def test_a_page_lists_every_route_of_its_router_that_is_documented(page: Page, app: FastAPI) -> None:
     listed = {(route.method, route.path) for route in routes_of(page.router, app.openapi(), "http://host")}
-    served = {
-        (method, route.path)
-        for route in iter_route_contexts(page.router.routes)
-        for method in route.methods or {"WS"}
-        if method == "WS" or route.include_in_schema
-    }
-    assert listed == {(method, path) for method, path in served if method != "HEAD"}
+    assert listed == {(method, path) for method, path in documented(page.router.routes) if method != "HEAD"}
+
+
+def documented(routes: Sequence[BaseRoute], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Method and path of each route that is no other spelling; of a mounted app its routes, else `MOUNT`."""
+    for route in iter_route_contexts(routes):
+        path = f"{prefix}{route.path}"
+        if isinstance(route.original_route, Mount):
+            yield from list(documented(route.original_route.routes, path)) or [("MOUNT", path)]
+        elif not route.methods or route.include_in_schema:
+            yield from ((method, path) for method in route.methods or {"WS"})
 
 
 def test_a_test_is_shown_with_its_decorators_and_as_a_sentence(tmp_path: Path) -> None:

@@ -147,7 +147,7 @@ def is_declaration(statement: ast.stmt) -> bool:
     if isinstance(statement, ast.Expr):
         value = statement.value
         return isinstance(value, ast.Constant) or (
-            isinstance(value, ast.Call) and name_of(value.func).endswith(".include_router")
+            isinstance(value, ast.Call) and name_of(value.func).endswith((".include_router", ".frontend"))
         )
     if isinstance(statement, ast.If):
         return name_of(statement.test).endswith("TYPE_CHECKING")

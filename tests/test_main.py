@@ -7,7 +7,7 @@ import pytest
 from fastapi import APIRouter, FastAPI
 from fastapi.routing import iter_route_contexts
 from fastapi.testclient import TestClient
-from starlette.routing import BaseRoute, WebSocketRoute
+from starlette.routing import BaseRoute, Host, WebSocketRoute
 
 from app.main import create_app
 from app.settings import Settings
@@ -54,13 +54,19 @@ ROUTES = """
     POST /security/oauth2/token    POST /security/oauth2/refresh
     POST /security/oauth2/revoke   GET /security/oauth2/me      GET /security/oauth2/greeting
     GET /asyncapi.json
+    HOST {tenant}.localhost        MOUNT /composition/shop      MOUNT /composition/legacy
+    GET /composition/caller        MOUNT /composition/site/api
+    GET /composition/report        GET /composition/report
 """
 
 
 def claims(routes: Sequence[BaseRoute]) -> list[str]:
-    """Method and path of every route, `WS` for sockets and `MOUNT` for mounts, in alphabetical order."""
+    """Method and path of every route, `WS` for sockets, `MOUNT` for mounts and `HOST` for hosts, sorted."""
     found = []
     for route in iter_route_contexts(routes):
+        if isinstance(route.original_route, Host):
+            found.append(f"HOST {route.original_route.host}")
+            continue
         kind = "WS" if isinstance(route.original_route, WebSocketRoute) else "MOUNT"
         found += [f"{method} {route.path}" for method in route.methods or {kind}]
     return sorted(found)
