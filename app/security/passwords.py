@@ -1,6 +1,8 @@
 """Argon2 for passwords, in threads and few at a time: each hash takes 64 MiB and a core for a while."""
 
 import unicodedata
+from collections.abc import Callable
+from typing import TypeVar
 
 import anyio
 import anyio.to_thread
@@ -12,18 +14,18 @@ from app.settings import SecuritySettings
 MIN_LENGTH = 8
 MAX_LENGTH = 256
 
+T = TypeVar("T")
+
 
 class Passwords:
     def __init__(self, hasher: PasswordHash, settings: SecuritySettings) -> None:
         self._hasher = hasher
-        self._most_waiting = settings.password_hashes_waiting
-        self._running = anyio.CapacityLimiter(settings.password_hashes_at_once)
+        self._at_once = anyio.CapacityLimiter(settings.password_hashes_at_once)
+        self._most = settings.password_hashes_at_once + settings.password_hashes_waiting
+        self._present = 0
 
     async def hash(self, password: str) -> str:
-        await self._ensure_turn()
-        return await anyio.to_thread.run_sync(
-            self._hasher.hash, _in_one_form(password), limiter=self._running
-        )
+        return await self._in_turn(self._hasher.hash, _in_one_form(password))
 
     async def check(self, password: str, known: str | None) -> tuple[bool, str | None]:
         """Whether it is the password of the hash `known`, and a newer hash if that one should be replaced.
@@ -36,14 +38,17 @@ class Passwords:
         if known is None:
             await self.hash(password)
             return False, None
-        await self._ensure_turn()
-        return await anyio.to_thread.run_sync(
-            self._hasher.verify_and_update, _in_one_form(password), known, limiter=self._running
-        )
+        return await self._in_turn(self._hasher.verify_and_update, _in_one_form(password), known)
 
-    async def _ensure_turn(self) -> None:
-        if self._running.statistics().tasks_waiting >= self._most_waiting:
+    async def _in_turn(self, work: Callable[..., T], *arguments: bytes | str) -> T:
+        # Counted here, for the limiter knows of a waiting task one turn of the loop too late.
+        if self._present >= self._most:
             raise ServiceUnavailable
+        self._present += 1
+        try:
+            return await anyio.to_thread.run_sync(work, *arguments, limiter=self._at_once)
+        finally:
+            self._present -= 1
 
 
 def _in_one_form(password: str) -> bytes:

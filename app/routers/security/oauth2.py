@@ -7,9 +7,9 @@ scopes=[...])` asks for scopes, and `app/security/bearer.py` compares them: Fast
 dependencies, the outermost first, but does not look at them. `CurrentUser` in `app/dependencies.py`
 takes any access token, of a request or of a socket.
 
-Use this flow for your own clients of a service that keeps its own accounts. Elsewhere a password belongs on the
-page of an identity provider only (authorization code with PKCE; RFC 9700, section 2.4, bans this flow). The
-clients have no identity of their own here: `client_id` and `client_secret` are not looked at.
+Use this flow for a service that keeps its own accounts, and for your own clients of it. For those of others a
+password belongs on the page of an identity provider only (authorization code with PKCE): there RFC 9700,
+section 2.4, bans this flow. `client_id` and `client_secret` are not looked at, for no client is registered.
 
 Everybody may register, and gets the scope `me`. No request gives more; who runs the service does:
 
@@ -22,10 +22,10 @@ A refusal is problem details like all others here, and has the members `error` a
 OAuth clients. A client that insists on the media type `application/json` (RFC 6749, section 5.2) sees the
 status only.
 
-Ten wrong passwords for an account in a minute are all, thirty from an address, per process. That minute is also
-the most a stranger can do to an owner at once, and nothing to one who has logged in from the same
-address before; whoever is logged in notices nothing. A count that stays until somebody resets it would lock
-owners out.
+Ten wrong passwords a minute are all for an account, and thirty for an address, in each process. So a
+stranger who fails on purpose keeps an owner out for a minute at a time, and only at addresses where no login
+of the owner lives; who is logged in goes on. A count that stays until somebody resets it would lock
+owners out for good, and none at all lets many addresses guess together.
 
 ## The trap
 
@@ -56,14 +56,14 @@ an error raised in the transaction that ends a stolen login takes the end back.
 
 ## Read more
 
-`OAuth2PasswordBearer(tokenUrl=, refreshUrl=, scopes=)`, `Security(f, scopes=[...])`, `SecurityScopes.scope_str`,
-`OAuth2PasswordRequestFormStrict`.
+`OAuth2PasswordBearer(tokenUrl=, refreshUrl=, scopes=)`, `Security(f, scopes=[...])`,
+`SecurityScopes.scope_str`, `OAuth2PasswordRequestFormStrict`.
 [OAuth2 with password and JWT](https://fastapi.tiangolo.com/tutorial/security/oauth2-jwt/) and
 [OAuth2 scopes](https://fastapi.tiangolo.com/advanced/security/oauth2-scopes/) in the FastAPI documentation.
 """
 
 from collections.abc import Iterable
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from fastapi import APIRouter, Depends, Form, Query, Request, Response, Security
 from fastapi.security import OAuth2PasswordRequestFormStrict
@@ -80,7 +80,8 @@ from app.security.passwords import MAX_LENGTH, MIN_LENGTH
 from app.security.throttle import network_of
 
 MAX_TOKEN_LENGTH = 4_000
-TOKEN = r"^[A-Za-z0-9._~+/=-]+$"
+PRINTABLE = r"^[A-Za-z0-9._~+/=-]+$"
+BEARER: Final = "bearer"
 PAGE_SIZE = 100
 
 
@@ -90,7 +91,7 @@ async def forbid_caching(response: Response) -> None:
 
 router = APIRouter(prefix="/security/oauth2", tags=["security"])
 tokens = APIRouter(route_class=TokenRoute, dependencies=[Depends(forbid_caching)])
-Token = Annotated[str, Field(pattern=TOKEN, max_length=MAX_TOKEN_LENGTH)]
+Token = Annotated[str, Field(pattern=PRINTABLE, max_length=MAX_TOKEN_LENGTH)]
 
 
 class Greeting(BaseModel):
@@ -130,7 +131,7 @@ class TokenAnswer(BaseModel):
     """As RFC 6749 has it, section 5.1."""
 
     access_token: str
-    token_type: Literal["bearer"] = "bearer"
+    token_type: Literal["bearer"] = BEARER
     expires_in: int
     refresh_token: str
     scope: str
@@ -191,7 +192,7 @@ class RevocationForm(BaseModel):
 
 @tokens.post("/revoke")
 async def log_out(form: Annotated[RevocationForm, Form()], logins: LoginsDep) -> None:
-    """Ends the login of a refresh token (RFC 7009). Of an unknown one too, so to say: nothing is left of it."""
+    """Ends the login of a refresh token (RFC 7009). An unknown one is no error: nothing is left of it."""
     if form.token.count(".") == 2:
         raise OAuthError("unsupported_token_type", "An access token ends by itself, and not sooner.")
     await logins.end(form.token)
