@@ -24,7 +24,7 @@ from app.routers.middleware import stack, timing
 from app.routers.responses import fields, headers, html, json, negotiation
 from app.routers.security import oauth2, schemes
 from app.routers.streaming import lines, sse
-from app.routers.validation import models, validators
+from app.routers.validation import models, parameters, validators
 from app.routers.websockets import echo
 from app.settings import ROOT
 
@@ -56,7 +56,7 @@ GROUPS: dict[str, tuple[Page, ...]] = {
     "responses": (Page(json), Page(fields), Page(negotiation), Page(html), Page(headers)),
     "graphql": (Page(schema),),
     "application": (Page(lifespan), Page(errors), Page(settings), Page(telemetry)),
-    "validation": (Page(models), Page(validators), Page(requests)),
+    "validation": (Page(models), Page(validators), Page(parameters), Page(requests)),
     "files": (Page(uploads), Page(downloads), Page(static)),
     "streaming": (Page(sse), Page(lines)),
     "security": (Page(schemes), Page(oauth2)),

@@ -44,6 +44,9 @@ ROUTES = """
     GET /application/telemetry/metrics                          GET /application/telemetry/traces
     GET /application/telemetry/traces/{trace_id}
     POST /users                    GET /users/{user_id}         GET /validation/order
+    GET /validation/things         GET /validation/things/{thing}
+    GET /validation/headers        GET /validation/cookies      PUT /validation/volume
+    POST /validation/contact       POST /validation/document    POST /validation/thumbnail
     POST /upload                   POST /upload/
     GET /files/{file_id}           GET /download                GET /files/static/manifest
     POST /validation/articles

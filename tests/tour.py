@@ -195,6 +195,9 @@ def validation(tour: Tour) -> None:
     tour.check(created.json()["name"] == "Katherine Johnson", "a title-cased name")
     child = tour.call("POST", "/users", 422, json=user | {"age": 12})
     tour.check("Children must have parental consent" in child.text, "the reason")
+    tour.call("GET", "/validation/things?limit=5&limit=100", 422)
+    company = {"kind": "company", "name": "Acme", "vat": "1"}
+    tour.json("POST", "/validation/contact", company, data=company)
 
 
 def files(tour: Tour) -> None:
