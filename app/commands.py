@@ -13,6 +13,7 @@ from pydantic import BaseModel
 from starlette.routing import Mount, Route, WebSocketRoute
 
 PARAMETER = re.compile(r"\{(\w+)(?::\w+)?\}")
+ONE_WORD = re.compile(r"\^(\w+)\$")
 SAMPLE_FILE = "docs/screenshot.png"
 FORMATS = {
     "email": "ada@example.com",
@@ -90,7 +91,7 @@ def curl_command(method: str, path: str, document: JSON, base_url: str) -> str:
         words += ["-X", method]
     for name, value in headers.items():
         words += ["-H", f"{name}: {value}"]
-    return shlex.join([*words, *body, url])
+    return shlex.join([*words, *_credentials(operation, document), *body, url])
 
 
 def sample(schema: JSON, document: JSON) -> Any:
@@ -121,9 +122,26 @@ def sample(schema: JSON, document: JSON) -> Any:
             return True
         case {"format": str(form)} if form in FORMATS:
             return FORMATS[form]
+        case {"pattern": str(pattern)} if word := ONE_WORD.fullmatch(pattern):
+            return word[1]
     name = schema.get("name") or "text"
-    guessable = schema.get("in") != "path" and "pattern" not in schema and not name.endswith("_id")
+    secret = name.endswith("_id") or name in ("username", "password")
+    guessable = schema.get("in") != "path" and "pattern" not in schema and not secret
     return "text" if guessable else name.upper()
+
+
+def _credentials(operation: JSON, document: JSON) -> Iterator[str]:
+    """Those of the first way in, where none is allowed to be left out."""
+    ways = operation.get("security", ())
+    if not ways or {} in ways:
+        return
+    match document["components"]["securitySchemes"][next(iter(ways[0]))]:
+        case {"type": "http", "scheme": "basic"}:
+            yield from ("-u", "USERNAME:PASSWORD")
+        case {"type": "apiKey", "in": "header", "name": name}:
+            yield from ("-H", f"{name}: API_KEY")
+        case {"type": "oauth2" | "http"}:
+            yield from ("-H", "Authorization: Bearer ACCESS_TOKEN")
 
 
 def _body(operation: JSON, document: JSON) -> Iterator[str]:
