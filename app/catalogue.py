@@ -22,7 +22,7 @@ from app.routers.files import downloads, static, uploads
 from app.routers.graphql import schema
 from app.routers.middleware import stack, timing
 from app.routers.responses import fields, headers, html, json, negotiation
-from app.routers.security import oauth2, schemes
+from app.routers.security import oauth2, schemes, sessions
 from app.routers.streaming import lines, sse
 from app.routers.validation import models, parameters, validators
 from app.routers.websockets import echo
@@ -59,7 +59,7 @@ GROUPS: dict[str, tuple[Page, ...]] = {
     "validation": (Page(models), Page(validators), Page(parameters), Page(requests)),
     "files": (Page(uploads), Page(downloads), Page(static)),
     "streaming": (Page(sse), Page(lines)),
-    "security": (Page(schemes), Page(oauth2)),
+    "security": (Page(schemes), Page(oauth2), Page(sessions)),
     "composition": (Page(asyncapi), Page(mounting)),
 }
 """Reading order. A module that is not listed here is not served, and a test says so."""

@@ -22,6 +22,7 @@ from app.security.access_tokens import AccessTokens, AuthenticatedUser
 from app.security.accounts import Accounts
 from app.security.bearer import current_user
 from app.security.logins import Logins
+from app.security.web_sessions import WebSessions
 from app.settings import Settings
 from app.storage.disk import DiskStorage
 
@@ -56,6 +57,10 @@ async def get_accounts(state: StateDep) -> Accounts:
 
 async def get_logins(state: StateDep) -> Logins:
     return state["logins"]
+
+
+async def get_web_sessions(state: StateDep) -> WebSessions:
+    return state["web_sessions"]
 
 
 async def get_stopping(state: StateDep) -> asyncio.Event:
@@ -93,6 +98,7 @@ KeysDep = Annotated[SigningKeys, Depends(get_keys)]
 AccessTokensDep = Annotated[AccessTokens, Depends(get_access_tokens)]
 AccountsDep = Annotated[Accounts, Depends(get_accounts)]
 LoginsDep = Annotated[Logins, Depends(get_logins)]
+WebSessionsDep = Annotated[WebSessions, Depends(get_web_sessions)]
 # Any access token will do. For one with scopes: Security(current_user, scopes=[...]).
 CurrentUser = Annotated[AuthenticatedUser, Security(current_user)]
 StoppingDep = Annotated[asyncio.Event, Depends(get_stopping)]

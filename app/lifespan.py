@@ -24,6 +24,7 @@ from app.realtime.connections import ConnectionManager, open_connections
 from app.security.access_tokens import AccessTokens
 from app.security.accounts import Accounts
 from app.security.logins import Logins
+from app.security.web_sessions import WebSessions
 from app.settings import Settings
 from app.shutdown import stopping_on_signals
 from app.storage.disk import DiskStorage, open_storage
@@ -40,6 +41,7 @@ class State(TypedDict):
     access_tokens: AccessTokens
     accounts: Accounts
     logins: Logins
+    web_sessions: WebSessions
     sessions: SessionMaker
     templates: Jinja2Templates
     storage: DiskStorage
@@ -78,6 +80,7 @@ def open_state(settings: Settings, telemetry: Telemetry) -> Lifespan:
                 access_tokens=AccessTokens(keys.for_purpose("tokens"), settings.security.access_token_seconds),
                 accounts=Accounts(sessions, PasswordHash.recommended(), settings.security),
                 logins=Logins(sessions, settings.security),
+                web_sessions=WebSessions(sessions, settings.security),
                 sessions=sessions,
                 templates=load_templates(),
                 storage=storage,

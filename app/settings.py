@@ -76,6 +76,7 @@ class SecuritySettings(BaseModel):
     password_hashes_waiting: Annotated[
         PositiveInt, _setting("passwords that may wait to be hashed; more are refused with 503")
     ] = 100
+    session_seconds: Annotated[PositiveInt, _setting("how long a login in a browser lasts")] = 8 * 3_600
     api_keys: Annotated[
         dict[str, Sha256],
         _setting(

@@ -53,6 +53,8 @@ ROUTES = """
     GET /streaming/events          GET /streaming/rows
     GET /security/caller           GET /security/visitor        GET /security/account
     WS /security/socket
+    GET /security/session          GET /security/session/member
+    POST /security/session/login   POST /security/session/note  POST /security/session/logout
     POST /security/oauth2/accounts GET /security/oauth2/accounts
     POST /security/oauth2/token    POST /security/oauth2/refresh
     POST /security/oauth2/revoke   GET /security/oauth2/me      GET /security/oauth2/greeting

@@ -67,6 +67,16 @@ class Login(Base):
     expires_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), index=True)
 
 
+class WebSession(Base):
+    """A login of a browser. The id itself stands in the cookie only."""
+
+    __tablename__ = "web_sessions"
+
+    id_hash: Mapped[str] = mapped_column(String(64), primary_key=True)
+    account_id: Mapped[str] = mapped_column(ForeignKey("accounts.id", ondelete="CASCADE"), index=True)
+    expires_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), index=True)
+
+
 class ReceivedWebhook(Base):
     """A message that was received. The numbers are the order in which messages came."""
 
