@@ -240,6 +240,22 @@ def streaming(tour: Tour) -> None:
     tour.check(len(rows) > 1, "a row a line")
 
 
+def mounting(tour: Tour) -> None:
+    tour.heading("Apps made of apps")
+    price = {"cents": 450, "url": "/composition/shop/items/tea"}
+    tour.json("GET", "/composition/shop/items/tea", price)
+    tour.call("GET", "/composition/shop/items/gold", 404)
+    legacy = tour.call("POST", "/composition/legacy/count", content=b"x" * 1_000)
+    tour.check(legacy.text.startswith("1000 bytes"), "1000 bytes")
+    tour.json("GET", "/composition/report", {"total": "12.50"})
+    tour.json("GET", "/composition/report", {"cents": 1250}, headers={"X-API-Version": "2"})
+    tour.call("GET", "/composition/report", 422, headers={"X-API-Version": "3"})
+    browser = {"Accept": "text/html"}
+    tour.check("<html" in tour.call("GET", "/composition/site/about", headers=browser).text, "a page")
+    tour.call("GET", "/composition/site/api/ordres", 404, headers=browser)
+    tour.json("GET", "/", "Welcome to acme", headers={"Host": "acme.localhost"})
+
+
 def stop(tour: Tour) -> None:
     tour.heading("The end")
     with tour.socket("/ws") as open_socket:
@@ -267,6 +283,7 @@ STOPS: tuple[Callable[[Tour], None], ...] = (
     validation,
     files,
     streaming,
+    mounting,
     stop,
 )
 

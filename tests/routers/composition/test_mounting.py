@@ -302,8 +302,8 @@ async def open_till(app: FastAPI) -> AsyncIterator[dict[str, str]]:
     yield {"till": app.title}
 
 
-def sub_app(**options: Any) -> FastAPI:
-    sub = FastAPI(title="sub", lifespan=open_till, **options)
+def sub_app(*, tell_server: bool = True) -> FastAPI:
+    sub = FastAPI(title="sub", lifespan=open_till, root_path_in_servers=tell_server)
 
     @sub.get("/till", name="till")
     async def till(request: Request) -> str:
@@ -358,7 +358,7 @@ def test_trap_a_mounted_app_has_no_dependency_override_handler_or_app_state_of_i
 def test_trap_a_mounted_app_has_documents_and_slash_redirects_whatever_its_parent_was_told() -> None:
     app = FastAPI(openapi_url=None, redirect_slashes=False)
     app.mount("/sub", sub_app())
-    app.mount("/silent", sub_app(root_path_in_servers=False))
+    app.mount("/silent", sub_app(tell_server=False))
     client = TestClient(app, base_url="http://evil.example", follow_redirects=False)
     assert client.get("/openapi.json").status_code == 404
     assert client.get("/sub/openapi.json").json()["servers"] == [{"url": "/sub"}]
