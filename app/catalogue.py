@@ -16,7 +16,7 @@ from pydantic import BaseModel
 
 from app.routers.application import errors, lifespan, settings, telemetry
 from app.routers.background import after_response, tasks
-from app.routers.composition import asyncapi, mounting
+from app.routers.composition import asyncapi, mounting, openapi, webhooks
 from app.routers.dependencies import chains, resources
 from app.routers.files import downloads, static, uploads
 from app.routers.graphql import schema
@@ -60,7 +60,7 @@ GROUPS: dict[str, tuple[Page, ...]] = {
     "files": (Page(uploads), Page(downloads), Page(static)),
     "streaming": (Page(sse), Page(lines)),
     "security": (Page(schemes), Page(oauth2), Page(sessions)),
-    "composition": (Page(asyncapi), Page(mounting)),
+    "composition": (Page(openapi), Page(webhooks), Page(asyncapi), Page(mounting)),
 }
 """Reading order. A module that is not listed here is not served, and a test says so."""
 

@@ -15,6 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.jobs.mail import Mailer
 from app.jobs.tasks import TaskManager
+from app.jobs.webhooks import WebhookSender
 from app.keys import SigningKeys
 from app.lifespan import State
 from app.realtime.connections import ConnectionManager
@@ -79,6 +80,10 @@ async def get_tasks(state: StateDep) -> TaskManager:
     return state["tasks"]
 
 
+async def get_webhooks(state: StateDep) -> WebhookSender:
+    return state["webhooks"]
+
+
 async def get_connections(state: StateDep) -> ConnectionManager:
     return state["connections"]
 
@@ -105,6 +110,7 @@ StoppingDep = Annotated[asyncio.Event, Depends(get_stopping)]
 StorageDep = Annotated[DiskStorage, Depends(get_storage)]
 MailerDep = Annotated[Mailer, Depends(get_mailer)]
 TasksDep = Annotated[TaskManager, Depends(get_tasks)]
+WebhooksDep = Annotated[WebhookSender, Depends(get_webhooks)]
 ConnectionsDep = Annotated[ConnectionManager, Depends(get_connections)]
 TelemetryDep = Annotated[Telemetry, Depends(get_telemetry)]
 TemplatesDep = Annotated[Jinja2Templates, Depends(get_templates)]

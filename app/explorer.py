@@ -52,7 +52,12 @@ def install(app: FastAPI, settings: Settings) -> None:
     templates.env.filters["markdown"] = cache(markdown.render)
     templates.env.filters["inline_markdown"] = cache(markdown.renderInline)
     templates.env.filters["colour"] = cache(colour)
-    app.openapi_tags = [{"name": name, "description": describe_group(name)[1]} for name in GROUPS]
+    titles = {name: describe_group(name) for name in GROUPS} | {
+        "explorer": ("Explorer", "The pages as data.")
+    }
+    app.openapi_tags = [
+        {"name": name, "summary": title, "description": text} for name, (title, text) in titles.items()
+    ]
     app.include_router(explorer_router(templates))
     api_docs.install(app, templates)
 

@@ -17,6 +17,7 @@ from pwdlib import PasswordHash
 from app.database.session import SessionMaker, open_database
 from app.jobs.mail import Mailer, open_mailer
 from app.jobs.tasks import TaskManager, open_tasks
+from app.jobs.webhooks import WebhookSender, open_webhooks
 from app.keys import SigningKeys, open_keys
 from app.logs import LogWriter, logging_to_queue
 from app.page_templates import load_templates
@@ -48,6 +49,7 @@ class State(TypedDict):
     mailer: Mailer
     telemetry: Telemetry
     tasks: TaskManager
+    webhooks: WebhookSender
     connections: ConnectionManager
 
 
@@ -67,7 +69,8 @@ def open_state(settings: Settings, telemetry: Telemetry) -> Lifespan:
             storage = await stack.enter_async_context(open_storage(settings.uploads_dir))
             mailer = await stack.enter_async_context(open_mailer(settings))
             tasks = await stack.enter_async_context(open_tasks(settings))
-            stack.push_async_callback(finish_jobs, tasks, mailer, settings.shutdown_grace)
+            webhooks = await stack.enter_async_context(open_webhooks(settings.webhooks))
+            stack.push_async_callback(finish_jobs, tasks, mailer, webhooks, settings.shutdown_grace)
             # Entered last, so that it is left first: everything above outlives the streams it ends.
             stopping = stack.enter_context(stopping_on_signals())
             connections = await stack.enter_async_context(open_connections(settings, stopping))
@@ -86,6 +89,7 @@ def open_state(settings: Settings, telemetry: Telemetry) -> Lifespan:
                 storage=storage,
                 mailer=mailer,
                 tasks=tasks,
+                webhooks=webhooks,
                 connections=connections,
             )
 
@@ -93,8 +97,11 @@ def open_state(settings: Settings, telemetry: Telemetry) -> Lifespan:
 
                 telemetry=telemetry,
 
-async def finish_jobs(tasks: TaskManager, mailer: Mailer, seconds: float) -> None:
+async def finish_jobs(
+    tasks: TaskManager, mailer: Mailer, webhooks: WebhookSender, seconds: float
+) -> None:
     """One time limit for all that runs beside the requests. What is not done by then, its owner ends."""
     with anyio.move_on_after(seconds):
         await tasks.drained()
         await mailer.drained()
+        await webhooks.drained()

@@ -4,7 +4,7 @@ from fastapi import FastAPI
 from fastapi.middleware import Middleware
 from fastapi.middleware.gzip import GZipMiddleware
 
-from app import catalogue, explorer
+from app import api_docs, catalogue, explorer
 from app.errors import PROBLEM_RESPONSES, add_exception_handlers
 from app.lifespan import open_state
 from app.middleware.access_log import AccessLogMiddleware
@@ -22,6 +22,7 @@ from app.middleware.unhandled import UnhandledErrorMiddleware
 from app.middleware.when_header import WhenHeaderMiddleware
 from app.openapi import DocumentedApp, operation_id
 from app.routers.composition.mounting import tenant_hosts
+from app.routers.composition.webhooks import webhooks
 from app.settings import Settings
 from app.telemetry import Telemetry
 
@@ -39,10 +40,13 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         middleware=middleware(settings),
         responses=PROBLEM_RESPONSES,
         generate_unique_id_function=operation_id,
+        webhooks=webhooks,
         openapi_external_docs={"url": "https://fastapi.tiangolo.com/", "description": "FastAPI's own"},
         openapi_url="/openapi.json" if settings.docs else None,
         docs_url=None,  # the explorer serves both, from an installed package instead of a CDN
         redoc_url=None,
+        swagger_ui_parameters=api_docs.SWAGGER_UI,
+        swagger_ui_init_oauth=api_docs.SWAGGER_UI_LOGIN,
         redirect_slashes=False,  # the redirect would be made from the caller's Host header
     )
     app.openapi_version = "3.2.0"  # the first that can describe a stream

@@ -51,6 +51,11 @@ ROUTES = """
     GET /files/{file_id}           GET /download                GET /files/static/manifest
     POST /validation/articles
     GET /streaming/events          GET /streaming/rows
+    GET /composition/openapi/temperature                        GET /composition/openapi/fahrenheit
+    GET /composition/openapi/documents/{group}
+    POST /composition/webhooks/subscriptions                    POST /composition/webhooks/announcements
+    GET /composition/webhooks/subscriptions/{subscription_id}
+    DELETE /composition/webhooks/subscriptions/{subscription_id}
     GET /security/caller           GET /security/visitor        GET /security/account
     WS /security/socket
     GET /security/session          GET /security/session/member

@@ -240,6 +240,19 @@ def streaming(tour: Tour) -> None:
     tour.check(len(rows) > 1, "a row a line")
 
 
+def composition(tour: Tour) -> None:
+    tour.heading("Documents, and requests that the service makes")
+    warm = {"params": {"celsius": 37}, "headers": {"Accept": "text/plain"}}
+    tour.check(tour.call("GET", "/composition/openapi/temperature", **warm).text == "98.6 °F", "plain text")
+    own = tour.call("GET", "/composition/openapi/documents/streaming").json()
+    tour.check("/streaming/rows" in own["paths"] and "/users" not in own["paths"], "the routes of the group")
+    inside = {"url": f"https://{tour.server.host}/hooks"}
+    subscription = tour.call("POST", "/composition/webhooks/subscriptions", 201, json=inside)
+    tour.json("POST", "/composition/webhooks/announcements", {"subscribers": 0}, 202, json={"text": "Tea"})
+    tour.call("DELETE", subscription.headers["location"], 204)
+    tour.call("POST", "/composition/webhooks/subscriptions", 400, json={"url": "http://subscriber.example"})
+
+
 def mounting(tour: Tour) -> None:
     tour.heading("Apps made of apps")
     price = {"cents": 450, "url": "/composition/shop/items/tea"}
@@ -283,6 +296,7 @@ STOPS: tuple[Callable[[Tour], None], ...] = (
     validation,
     files,
     streaming,
+    composition,
     mounting,
     stop,
 )

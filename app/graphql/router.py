@@ -65,7 +65,9 @@ class GraphQLRouter(StrawberryRouter[Context, None]):
         for route in self.routes:
             assert isinstance(route, APIRoute)
             body = {"application/json": {"schema": GraphQLRequest.model_json_schema()}}
+            route.operation_id = f"{tag}_run"
             route.summary = "Run a query or a mutation"
+            route.description = "What the query asks for, in `data`; what went wrong with it, in `errors`."
             route.openapi_extra = {"requestBody": {"required": True, "content": body}}
 
     async def parse_http_body(self, request: AsyncHTTPRequestAdapter) -> GraphQLRequestData:

@@ -224,17 +224,17 @@ site.frontend("/", directory=SITE, fallback="index.html", check_dir=True)
 router.include_router(site)
 
 
-class Caller(BaseModel):
+class CallerAddress(BaseModel):
     client: str
     scheme: str
     url: str
 
 
 @router.get("/composition/caller")
-async def caller(request: Request) -> Caller:
+async def caller(request: Request) -> CallerAddress:
     """`client` and `scheme` may come from a trusted proxy, `url` is made from the `Host` header."""
     client = request.client.host if request.client else ""
-    return Caller(client=client, scheme=request.url.scheme, url=str(request.url_for("caller")))
+    return CallerAddress(client=client, scheme=request.url.scheme, url=str(request.url_for("caller")))
 
 
 tenants = APIRouter(default=nothing_here, max_body_size=0)

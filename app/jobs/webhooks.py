@@ -1,0 +1,204 @@
+"""Events that are sent to the URLs of subscribers: signed, in order, again if need be, and with limits.
+
+Each subscription has its own queue and its own task, so that one which is slow or dead holds up no other.
+The first message asks whether somebody there wants the rest: whoever answers with its challenge does, and
+no other host is called more than `attempts` times. A subscription that cannot be delivered to has ended.
+
+All of it lives in the process: a restart forgets the subscriptions, and each worker process has its own.
+"""
+
+import asyncio
+import logging
+import secrets
+import ssl
+import time
+from collections import deque
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from functools import partial
+
+import anyio
+import httpx2
+
+from app.egress import PublicOnlyTransport, is_listed
+from app.errors import BadRequest, InsufficientStorage, NotFound
+from app.jobs.subscriptions import Challenge, Delivery, Event, Subscription, VerificationEvent
+from app.settings import WebhookSettings
+from app.webhooks import sign
+
+logger = logging.getLogger("app.jobs.webhooks")
+
+MAX_RETRY_DELAY = 3_600.0
+GONE = 410
+
+
+class WebhookSender:
+    """Made by `open_webhooks`. Used on the event loop only, so nothing is locked."""
+
+    def __init__(self, settings: WebhookSettings) -> None:
+        self._settings = settings
+        self._subscriptions: dict[str, Subscription] = {}
+        self._tasks: dict[Subscription, asyncio.Task[None]] = {}
+        self._tls: asyncio.Task[ssl.SSLContext] | None = None
+        self._sends = asyncio.Semaphore(settings.senders)
+        self._resolvers = anyio.CapacityLimiter(settings.senders)
+
+    def subscribe(self, url: str) -> Subscription:
+        """Asks the URL for its consent, beside the request."""
+        try:
+            parsed = httpx2.URL(url)
+        except httpx2.InvalidURL as error:
+            raise BadRequest("This is not a URL.") from error
+        if parsed.scheme != "https" and not is_listed(parsed, self._settings.allowed_hosts):
+            raise BadRequest("Use an https URL.")
+        if len(self._subscriptions) >= self._settings.max_subscriptions:
+            self._forget_one_that_ended()
+        subscription = Subscription(
+            url,
+            secrets.token_bytes(32),
+            asyncio.Queue(self._settings.queue_size),
+            deque(maxlen=self._settings.log_size),
+        )
+        subscription.post(
+            VerificationEvent(
+                type="subscription.verification",
+                timestamp=datetime.now(UTC),
+                data=Challenge(challenge=subscription.challenge),
+            )
+        )
+        self._subscriptions[subscription.id] = subscription
+        task = asyncio.create_task(self._serve(subscription))
+        self._tasks[subscription] = task
+        task.add_done_callback(partial(self._finished, subscription))
+        return subscription
+
+    def get(self, subscription_id: str) -> Subscription:
+        if subscription_id not in self._subscriptions:
+            raise NotFound("There is no such subscription.")
+        return self._subscriptions[subscription_id]
+
+    def remove(self, subscription: Subscription) -> None:
+        del self._subscriptions[subscription.id]
+        self._stop(subscription)
+
+    def publish(self, event: Event) -> int:
+        """Queues the event for all active subscriptions; their number."""
+        active = [each for each in self._subscriptions.values() if each.status == "active"]
+        for subscription in active:
+            try:
+                subscription.post(event)
+            except asyncio.QueueFull:
+                logger.warning("webhook subscriber too slow", extra={"fields": {"id": subscription.id}})
+                self._stop(subscription)
+        return sum(each.status == "active" for each in active)
+
+    async def drained(self) -> None:
+        """Returns when nothing can be sent at once. What waits for another attempt would take too long."""
+        for subscription in list(self._tasks):
+            await subscription.idle.wait()
+
+    async def close(self) -> None:
+        """Stops at once; the log tells how many subscribers miss something."""
+        if cut := sum(subscription.deliveries[-1].status == "waiting" for subscription in self._tasks):
+            logger.warning("webhooks lost at shutdown", extra={"fields": {"subscriptions": cut}})
+        tasks = list(self._tasks.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _forget_one_that_ended(self) -> None:
+        for subscription in self._subscriptions.values():
+            if subscription.status == "ended":
+                return self.remove(subscription)
+        raise InsufficientStorage("There is no room for another subscription.")
+
+    def _end(self, subscription: Subscription) -> None:
+        subscription.status = "ended"
+        for delivery in subscription.deliveries:
+            if delivery.status == "waiting":
+                delivery.status = "failed"
+        subscription.idle.set()
+
+    def _stop(self, subscription: Subscription) -> None:
+        self._end(subscription)
+        if subscription in self._tasks:
+            self._tasks[subscription].cancel()
+
+    def _finished(self, subscription: Subscription, task: asyncio.Task[None]) -> None:
+        del self._tasks[subscription]
+        if not task.cancelled() and (error := task.exception()):
+            logger.error("webhook task failed", exc_info=error)
+            self._end(subscription)
+
+    async def _serve(self, subscription: Subscription) -> None:
+        """Delivers what is posted, one after the other, until one cannot be delivered."""
+        if (
+            self._tls is None
+        ):  # reads some hundred certificates: once, in a thread, and not before it is needed
+            context = asyncio.to_thread(httpx2.create_ssl_context, trust_env=False)
+            self._tls = asyncio.create_task(context)
+        tls = await asyncio.shield(self._tls)
+        # Without a client around it, which would keep cookies of the subscriber and log its URL.
+        async with PublicOnlyTransport(self._settings.allowed_hosts, tls, self._resolvers) as transport:
+            while True:
+                delivery, body = await subscription.waiting.get()
+                if not await self._deliver(transport, subscription, delivery, body):
+                    fields = {"id": subscription.id, "attempts": delivery.attempts, "code": delivery.code}
+                    logger.warning("webhook not delivered", extra={"fields": fields})
+                    return self._end(subscription)
+                delivery.status, subscription.status = "delivered", "active"
+                if subscription.waiting.empty():
+                    subscription.idle.set()
+
+    async def _deliver(
+        self, transport: PublicOnlyTransport, subscription: Subscription, delivery: Delivery, body: bytes
+    ) -> bool:
+        delay = self._settings.retry_delay
+        while True:
+            delivery.attempts += 1
+            try:
+                async with self._sends, asyncio.timeout(self._settings.timeout):
+                    if await self._attempt(transport, subscription, delivery, body):
+                        return True
+            except Exception as error:  # of the network, or of whoever answers: any counts as an attempt
+                delivery.code = None
+                fields = {"id": subscription.id, "error": type(error).__name__}
+                logger.info("webhook attempt failed", extra={"fields": fields})
+            if delivery.code == GONE or delivery.attempts >= self._settings.attempts:
+                return False
+            subscription.idle.set()
+            await asyncio.sleep(delay)
+            subscription.idle.clear()
+            delay = min(delay * 2, MAX_RETRY_DELAY)
+
+    async def _attempt(
+        self, transport: PublicOnlyTransport, subscription: Subscription, delivery: Delivery, body: bytes
+    ) -> bool:
+        now = int(time.time())
+        headers = {
+            "content-type": "application/json",
+            "user-agent": "fastapi-reference",
+            "webhook-id": delivery.id,
+            "webhook-timestamp": str(now),
+            "webhook-signature": sign(body, delivery.id, now, subscription.key),
+        }
+        request = httpx2.Request("POST", subscription.url, headers=headers, content=body)
+        answer = await transport.handle_async_request(request)  # follows no redirect
+        try:
+            delivery.code = answer.status_code
+            if not answer.is_success:
+                return False
+            return subscription.status == "active" or await subscription.consents(answer)
+        finally:
+            await answer.aclose()
+
+
+@asynccontextmanager
+async def open_webhooks(settings: WebhookSettings) -> AsyncIterator[WebhookSender]:
+    """Leaving stops it at once, so await `drained()` before, with a limit."""
+    sender = WebhookSender(settings)
+    try:
+        yield sender
+    finally:
+        await sender.close()
