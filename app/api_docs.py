@@ -12,9 +12,15 @@ from fastapi.staticfiles import StaticFiles
 from fastapi.templating import Jinja2Templates
 
 from app.middleware.security_headers import CONTENT_SECURITY_POLICY
+from app.security.bearer import OPEN_SCOPES
 
 # ReDoc writes style elements and searches in a worker that it makes from a blob. Swagger UI needs neither.
 REDOC_POLICY = f"{CONTENT_SECURITY_POLICY}; style-src 'self' 'unsafe-inline'; worker-src blob:"
+
+# What the app is given for FastAPI's own page, ours reads from the app.
+SWAGGER_UI = {"deepLinking": True, "showExtensions": True, "showCommonExtensions": True}
+SWAGGER_UI_LOGIN = {"scopes": list(OPEN_SCOPES)}
+"""The scopes that the dialog of Authorize has ticked. A client secret has no place here: everybody reads it."""
 
 
 def install(app: FastAPI, templates: Jinja2Templates) -> None:

@@ -8,10 +8,9 @@ function followScheme() {
 dark.addEventListener("change", followScheme);
 followScheme();
 
-SwaggerUIBundle({
+const ui = SwaggerUIBundle({
   domNode: element,
   url: element.dataset.url,
-  deepLinking: true,
-  showExtensions: true,
-  showCommonExtensions: true,
+  ...JSON.parse(element.dataset.parameters),
 });
+ui.initOAuth(JSON.parse(element.dataset.login));

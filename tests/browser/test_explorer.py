@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+import httpx2
 import pytest
 from playwright.sync_api import Browser, Page, ViewportSize, sync_playwright
 
@@ -90,6 +91,28 @@ def test_swagger_ui_shows_the_operations_and_calls_them_without_a_foreign_host(t
     assert badge.evaluate("each => getComputedStyle(each).backgroundColor") == "rgba(0, 0, 0, 0)"
     assert not tab.is_wider_than_its_window()
     tab.page.set_viewport_size(DESK)
+    block.get_by_role("button", name="Try it out").click()
+    block.get_by_role("button", name="Execute").click()
+    block.locator(".live-responses-table .response-col_status").get_by_text("200").wait_for()
+    assert tab.complaints == []
+
+
+def test_authorize_logs_in_and_each_call_carries_the_token(tab: Tab) -> None:
+    tab.complaints.clear()
+    tab.page.set_viewport_size(DESK)
+    account = {"username": "browser", "password": "correct horse battery staple"}
+    assert httpx2.post(f"{tab.url}/security/oauth2/accounts", json=account).status_code in (201, 409)
+    tab.open("/docs")
+    tab.page.get_by_role("button", name="Authorize").first.click()
+    dialog = tab.page.locator(".auth-container", has=tab.page.locator("#oauth_username"))
+    assert dialog.locator("input[type=checkbox]:checked").count() == 1  # of `swagger_ui_init_oauth`
+    dialog.locator("#oauth_username").fill(account["username"])
+    dialog.locator("#oauth_password").fill(account["password"])
+    dialog.get_by_role("button", name="Apply given OAuth2 credentials").click()
+    tab.page.get_by_role("button", name="Remove authorization").wait_for()
+    tab.page.get_by_role("button", name="Close").last.click()
+    block = tab.page.locator(".opblock", has=tab.page.locator("[data-path='/security/oauth2/me']"))
+    block.locator(".opblock-summary-control").click()
     block.get_by_role("button", name="Try it out").click()
     block.get_by_role("button", name="Execute").click()
     block.locator(".live-responses-table .response-col_status").get_by_text("200").wait_for()
