@@ -44,12 +44,13 @@ ROUTES = """
     GET /application/telemetry/metrics                          GET /application/telemetry/traces
     GET /application/telemetry/traces/{trace_id}
     POST /users                    GET /users/{user_id}         GET /validation/order
+    POST /validation/articles      POST /validation/webhook     POST /validation/measurements
+    POST /validation/survey        POST /validation/note        QUERY /validation/search
     GET /validation/things         GET /validation/things/{thing}
     GET /validation/headers        GET /validation/cookies      PUT /validation/volume
     POST /validation/contact       POST /validation/document    POST /validation/thumbnail
     POST /upload                   POST /upload/
     GET /files/{file_id}           GET /download                GET /files/static/manifest
-    POST /validation/articles
     GET /streaming/events          GET /streaming/rows
     GET /composition/openapi/temperature                        GET /composition/openapi/fahrenheit
     GET /composition/openapi/documents/{group}

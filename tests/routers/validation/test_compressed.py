@@ -1,0 +1,138 @@
+import gzip
+import json
+import zlib
+from typing import Any
+
+import httpx2
+import pytest
+from fastapi import APIRouter, FastAPI, Request
+from fastapi.routing import APIRoute
+from fastapi.testclient import TestClient
+
+from app.routers.validation.compressed import SLICE, GzipRoute, Inflated
+from app.settings import Settings
+
+NUMBERS = [1.5, 2.5] * 40_000
+
+
+def measure(client: TestClient, body: Any, encoding: str = "gzip") -> httpx2.Response:
+    headers = [(b"Content-Type", b"application/json"), (b"Content-Encoding", encoding.encode())]
+    return client.post("/validation/measurements", content=body, headers=headers)
+
+
+def test_a_gzip_body_is_inflated_while_it_is_read(client: TestClient) -> None:
+    plain = json.dumps(NUMBERS).encode()
+    body = gzip.compress(plain)
+    assert len(plain) > 5 * SLICE
+    summary = {"count": 80_000, "mean": 2.0}
+    for sent in (body, [body[n : n + 1] for n in range(len(body))], [body, b""], [b"", body]):
+        for encoding in ("gzip", "GZIP", "x-gzip"):
+            assert measure(client, iter(sent) if isinstance(sent, list) else sent, encoding).json() == summary
+    for encoding in ("", "identity"):
+        assert measure(client, plain, encoding).json() == summary
+    exactly = gzip.compress(b"[1" + b" " * (2 * SLICE - 3) + b"]")
+    assert measure(client, exactly).json() == {"count": 1, "mean": 1}
+    assert measure(client, gzip.compress(b"")).status_code == 422
+
+
+@pytest.fixture
+def inflated(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The sizes of all that was inflated."""
+    sizes: list[int] = []
+    take = Inflated._next_slice
+
+    def count(body: Inflated) -> bytes:
+        inflated = take(body)
+        sizes.append(len(inflated))
+        return inflated
+
+    monkeypatch.setattr(Inflated, "_next_slice", count)
+    return sizes
+
+
+def bomb(repetitions: int) -> bytes:
+    """The beginning of a gzip body of so many times ten million zeros."""
+    compressor = zlib.compressobj(9, wbits=16 + zlib.MAX_WBITS)
+    head = compressor.compress(b"0" * 10_000_000) + compressor.flush(zlib.Z_FULL_FLUSH)
+    block = compressor.compress(b"0" * 10_000_000) + compressor.flush(zlib.Z_FULL_FLUSH)
+    return head + block * repetitions
+
+
+def test_a_bomb_is_refused_after_the_first_slices(
+    client: TestClient, settings: Settings, inflated: list[int]
+) -> None:
+    body = bomb(90)
+    assert 800_000 < len(body) < settings.max_body_size
+    for sent in (body, iter([body])):
+        inflated.clear()
+        refused = measure(client, sent)
+        assert refused.status_code == 413
+        assert refused.headers["content-type"] == "application/problem+json"
+        assert sum(inflated) <= settings.max_body_size + SLICE
+        assert max(inflated) == SLICE
+
+
+def test_a_gzip_body_that_is_cut_damaged_or_followed_by_more_is_refused(client: TestClient) -> None:
+    body = gzip.compress(json.dumps(NUMBERS).encode())
+    damaged = bytearray(body)
+    damaged[-6] ^= 1  # in the checksum
+    for wrong in (
+        b"",
+        body[:5],
+        body[:-1],
+        body[: len(body) // 2],
+        bytes(damaged),
+        b"[1]",
+        body + body,
+        body + b"x",
+    ):
+        refused = measure(client, wrong)
+        assert refused.status_code == 400, wrong[-20:]
+        assert refused.headers["content-type"] == "application/problem+json"
+        assert "gzip" in refused.json()["detail"]
+
+
+def test_an_encoding_that_nobody_knows_is_refused(client: TestClient) -> None:
+    for encoding in ("br", "deflate", "gzip, gzip", "gzip, br", "zstd", "é", "gzip;q=1"):
+        refused = measure(client, gzip.compress(b"[1]"), encoding)
+        assert refused.status_code == 415
+        assert refused.headers["accept-encoding"] == "gzip"
+        assert refused.headers["content-type"] == "application/problem+json"
+
+
+def test_a_route_without_a_limit_inflates_nothing() -> None:
+    router = APIRouter(route_class=GzipRoute)
+
+    @router.post("/")
+    async def size(request: Request) -> int:
+        return len(await request.body())
+
+    app = FastAPI()
+    app.include_router(router)
+    client = TestClient(app, raise_server_exceptions=False)
+    assert client.post("/", content=b"plain").json() == 5
+    assert (
+        client.post("/", content=gzip.compress(b"x"), headers={"Content-Encoding": "gzip"}).status_code == 500
+    )
+
+
+def test_trap_gzip_decompress_makes_much_of_little_whatever_the_limit() -> None:
+    class TrustingRoute(APIRoute):
+        def get_route_handler(self) -> Any:
+            handle = super().get_route_handler()
+
+            async def handle_inflated(request: Request) -> Any:
+                request._body = gzip.decompress(await request.body())
+                return await handle(request)
+
+            return handle_inflated
+
+    router = APIRouter(route_class=TrustingRoute, max_body_size=20_000)
+
+    @router.post("/")
+    async def size(request: Request) -> int:
+        return len(await request.body())
+
+    app = FastAPI()
+    app.include_router(router)
+    assert TestClient(app).post("/", content=gzip.compress(b"0" * 10_000_000)).json() == 10_000_000
