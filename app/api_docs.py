@@ -20,7 +20,7 @@ REDOC_POLICY = f"{CONTENT_SECURITY_POLICY}; style-src 'self' 'unsafe-inline'; wo
 # What the app is given for FastAPI's own page, ours reads from the app.
 SWAGGER_UI = {"deepLinking": True, "showExtensions": True, "showCommonExtensions": True}
 SWAGGER_UI_LOGIN = {"scopes": list(OPEN_SCOPES)}
-"""The scopes that the dialog of Authorize has ticked. A client secret has no place here: everybody reads it."""
+"""The scopes that the dialog has ticked. A client secret has no place here, for everybody reads it."""
 
 
 def install(app: FastAPI, templates: Jinja2Templates) -> None:

@@ -269,6 +269,23 @@ def mounting(tour: Tour) -> None:
     tour.json("GET", "/", "Welcome to acme", headers={"Host": "acme.localhost"})
 
 
+def security(tour: Tour) -> None:
+    tour.heading("Accounts and tokens")
+    account = {"username": "ada", "password": "correct horse battery staple"}
+    tour.call("POST", "/security/oauth2/accounts", 201, json=account)
+    login = {"grant_type": "password", **account}
+    tour.call("POST", "/security/oauth2/token", 400, data=login | {"password": "wrong password"})
+    tokens = tour.call("POST", "/security/oauth2/token", data=login).json()
+    bearer = {"Authorization": f"Bearer {tokens['access_token']}"}
+    tour.check(tour.call("GET", "/security/oauth2/me", headers=bearer).json()["username"] == "ada", "ada")
+    lacking = tour.call("GET", "/security/oauth2/accounts", 403, headers=bearer)
+    tour.check('scope="accounts me"' in lacking.headers["www-authenticate"], "the scopes that it needs")
+    tour.call("GET", "/security/oauth2/me", 401)
+    used = {"grant_type": "refresh_token", "refresh_token": tokens["refresh_token"]}
+    tour.call("POST", "/security/oauth2/refresh", data=used)
+    tour.call("POST", "/security/oauth2/refresh", 400, data=used)
+
+
 def stop(tour: Tour) -> None:
     tour.heading("The end")
     with tour.socket("/ws") as open_socket:
