@@ -313,6 +313,7 @@ STOPS: tuple[Callable[[Tour], None], ...] = (
     validation,
     files,
     streaming,
+    security,
     composition,
     mounting,
     stop,
