@@ -23,7 +23,7 @@ from app.routers.graphql import schema
 from app.routers.middleware import stack, timing
 from app.routers.responses import fields, headers, html, json, negotiation
 from app.routers.security import oauth2, schemes, sessions
-from app.routers.streaming import lines, sse
+from app.routers.streaming import feed, lines, sse
 from app.routers.validation import compressed, models, parameters, requests, signed, validators
 from app.routers.websockets import echo
 from app.settings import ROOT
@@ -65,7 +65,7 @@ GROUPS: dict[str, tuple[Page, ...]] = {
         Page(compressed),
     ),
     "files": (Page(uploads), Page(downloads), Page(static)),
-    "streaming": (Page(sse), Page(lines)),
+    "streaming": (Page(sse), Page(feed), Page(lines)),
     "security": (Page(schemes), Page(oauth2), Page(sessions)),
     "composition": (Page(openapi), Page(webhooks), Page(asyncapi), Page(mounting)),
 }

@@ -19,6 +19,7 @@ from app.jobs.webhooks import WebhookSender
 from app.keys import SigningKeys
 from app.lifespan import State
 from app.realtime.connections import ConnectionManager
+from app.realtime.feed import Feed
 from app.security.access_tokens import AccessTokens, AuthenticatedUser
 from app.security.accounts import Accounts
 from app.security.bearer import current_user
@@ -88,6 +89,10 @@ async def get_connections(state: StateDep) -> ConnectionManager:
     return state["connections"]
 
 
+async def get_feed(state: StateDep) -> Feed:
+    return state["feed"]
+
+
 async def get_templates(state: StateDep) -> Jinja2Templates:
     return state["templates"]
 
@@ -113,6 +118,7 @@ TasksDep = Annotated[TaskManager, Depends(get_tasks)]
 WebhooksDep = Annotated[WebhookSender, Depends(get_webhooks)]
 ConnectionsDep = Annotated[ConnectionManager, Depends(get_connections)]
 TelemetryDep = Annotated[Telemetry, Depends(get_telemetry)]
+FeedDep = Annotated[Feed, Depends(get_feed)]
 TemplatesDep = Annotated[Jinja2Templates, Depends(get_templates)]
 # Function scope: the commit is done, and the connection back in its pool, before the answer leaves. So it is
 # not for streams, where it raises: they begin when it is closed, and open sessions of their own.

@@ -22,6 +22,7 @@ from app.keys import SigningKeys, open_keys
 from app.logs import LogWriter, logging_to_queue
 from app.page_templates import load_templates
 from app.realtime.connections import ConnectionManager, open_connections
+from app.realtime.feed import Feed, open_feed
 from app.security.access_tokens import AccessTokens
 from app.security.accounts import Accounts
 from app.security.logins import Logins
@@ -51,6 +52,7 @@ class State(TypedDict):
     tasks: TaskManager
     webhooks: WebhookSender
     connections: ConnectionManager
+    feed: Feed
 
 
 class Lifespan(Protocol):
@@ -74,6 +76,7 @@ def open_state(settings: Settings, telemetry: Telemetry) -> Lifespan:
             # Entered last, so that it is left first: everything above outlives the streams it ends.
             stopping = stack.enter_context(stopping_on_signals())
             connections = await stack.enter_async_context(open_connections(settings, stopping))
+            feed = await stack.enter_async_context(open_feed(settings.feed, stopping))
             yield State(
                 settings=settings,
             await stack.enter_async_context(telemetry.exporting())
@@ -91,6 +94,7 @@ def open_state(settings: Settings, telemetry: Telemetry) -> Lifespan:
                 tasks=tasks,
                 webhooks=webhooks,
                 connections=connections,
+                feed=feed,
             )
 
     return lifespan

@@ -135,6 +135,17 @@ class WebhookSettings(BaseModel):
     ] = 10_000
 
 
+class FeedSettings(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    history: Annotated[
+        PositiveInt, _setting("events of the live feed kept for slow readers and those who come back")
+    ] = 1_000
+    max_followers: Annotated[
+        PositiveInt, _setting("open streams of the live feed; more are refused with 503")
+    ] = 1_000
+
+
 class Settings(BaseSettings):
     # hide_input_in_errors: a wrong URL stops the start without its password in the message.
     model_config = SettingsConfigDict(
@@ -242,10 +253,11 @@ class Settings(BaseSettings):
     max_users: Annotated[PositiveInt, _setting("users in the database; more are refused with 507")] = 10_000
     max_items: Annotated[PositiveInt, _setting("items in the database; more are refused")] = 10_000
 
-    stream_max_events: Annotated[PositiveInt, _setting("events or rows one stream sends before it ends")] = (
+    stream_max_events: Annotated[PositiveInt, _setting("events or rows of one stream, sent or received")] = (
         10_000
     )
 
+    feed: FeedSettings = FeedSettings()
     security: SecuritySettings = SecuritySettings()
     webhooks: WebhookSettings = WebhookSettings()
     telemetry: TelemetrySettings = TelemetrySettings()

@@ -1,0 +1,96 @@
+"""A live feed with a bounded history, which is the only buffer there is.
+
+Whoever follows reads the history at a pace of its own. So a slow reader holds up nobody and costs no
+memory; when what it has not read is forgotten, it is told how much. Each event is written once, as the
+bytes that all followers are sent.
+"""
+
+import asyncio
+import re
+import secrets
+from collections import deque
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+
+from fastapi.sse import format_sse_event
+from pydantic import BaseModel
+
+from app.errors import BadRequest, ServiceUnavailable
+from app.settings import FeedSettings
+
+EVENT_ID = re.compile(r"([0-9a-f]{8})-([0-9]{1,15})")
+
+
+class Feed:
+    def __init__(self, settings: FeedSettings) -> None:
+        self.last = 0
+        """The number of the newest event; they are counted from 1."""
+        self.news = asyncio.Event()
+        """Set at the next event, and at the end. Take it before you look at the rest."""
+        self.closed = False
+        # A number alone would mean another event after a restart.
+        self._run = secrets.token_hex(4)
+        self._history: deque[bytes] = deque(maxlen=settings.history)
+        self._max_followers = settings.max_followers
+        self._followers = 0
+
+    def publish(self, event: str, data: BaseModel) -> str:
+        """Keeps the event for all who follow, and returns its id. It waits for nobody."""
+        self.last += 1
+        event_id = self.id_of(self.last)
+        self._history.append(format_sse_event(event=event, data_str=data.model_dump_json(), id=event_id))
+        self._announce()
+        return event_id
+
+    def close(self) -> None:
+        self.closed = True
+        self._announce()
+
+    @property
+    def forgotten(self) -> int:
+        """The number of the newest event that is not kept any more."""
+        return self.last - len(self._history)
+
+    def __getitem__(self, number: int) -> bytes:
+        return self._history[number - self.forgotten - 1]
+
+    def id_of(self, number: int) -> str:
+        return f"{self._run}-{number}"
+
+    def number_of(self, event_id: str) -> int | None:
+        """None for an event of another run, which nobody here can know. Raises `BadRequest`."""
+        match = EVENT_ID.fullmatch(event_id)
+        if match is None or (match[1] == self._run and int(match[2]) > self.last):
+            raise BadRequest("Last-Event-ID is not the id of an event of this feed.")
+        return int(match[2]) if match[1] == self._run else None
+
+    @contextmanager
+    def follower(self) -> Iterator[None]:
+        """A place among those who follow. Raises `ServiceUnavailable` when all are taken."""
+        if self._followers >= self._max_followers:
+            raise ServiceUnavailable
+        self._followers += 1
+        try:
+            yield
+        finally:
+            self._followers -= 1
+
+    def _announce(self) -> None:
+        self.news.set()
+        self.news = asyncio.Event()
+
+
+@asynccontextmanager
+async def open_feed(settings: FeedSettings, stopping: asyncio.Event) -> AsyncIterator[Feed]:
+    """A feed that is closed as soon as the service is stopping."""
+    feed = Feed(settings)
+
+    async def close_when_stopping() -> None:
+        await stopping.wait()
+        feed.close()
+
+    closing = asyncio.create_task(close_when_stopping())
+    try:
+        yield feed
+    finally:
+        closing.cancel()

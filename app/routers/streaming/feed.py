@@ -1,0 +1,139 @@
+"""A live feed with a bounded history
+
+`POST /streaming/feed` publishes, `GET /streaming/feed` follows: what others publish arrives as server-sent
+events. Use it for news, prices, progress of all sorts, where many listen to one source. Who loses the
+connection says in `Last-Event-ID` what it saw last, and gets what it missed from the history of the last
+`APP_FEED__HISTORY` events, which is held in the lifespan. Who was away for longer gets a `gap` event that
+says how much is lost, and should load the whole state anew.
+
+The history is the only buffer. A follower has no queue, only a place in the history, so a reader that is
+slow, or stands still, costs no memory and delays nobody; it, too, is told of its gap. An id is the run of
+the service and a number: after a restart numbers begin again, and `17` would be another event. The very
+first thing that is sent is an id without data, so that a client can come back before it has seen anything.
+
+Here the stream is made of bytes, by a `StreamingResponse` with a `media_type` of its own, for an event is
+written once by `format_sse_event` and not once for each follower. So the comments that keep a silent
+connection alive, and the headers that `EventSourceResponse` would have set, are ours to send.
+
+## The trap
+
+A queue for each follower: without a limit, one reader that stands still fills the memory; with a limit and
+`await queue.put()`, it stops the publisher, and with it everybody. A history without a `gap` resumes in
+silence after a hole, and so does one whose ids are plain numbers, after a restart. And `format_sse_event`
+takes the `event` and the `id` as they are: a line break in them is another event. `ServerSentEvent` refuses
+it.
+
+## What is proven
+
+- A follower gets what is published as it comes.
+- A client that comes back gets what it missed and nothing twice.
+- A client that has seen nothing yet has an id to come back with.
+- A client that was away for too long is told how much is lost.
+- An id from before a restart is a gap of unknown size.
+- A malformed or future id is refused before the stream begins.
+- A reader that stands still costs no memory and is told of its gap.
+- An event is written once for all followers.
+- A silent stream is kept alive by comments.
+- More followers than the setting allows are refused.
+- Every stream ends with a farewell when the service stops.
+
+## Read more
+
+`fastapi.sse.format_sse_event(data_str=, event=, id=, retry=, comment=)`, `class
+EventBytes(StreamingResponse)`. [Stream data](https://fastapi.tiangolo.com/advanced/stream-data/) in the
+FastAPI documentation,
+[Last-Event-ID](https://html.spec.whatwg.org/multipage/server-sent-events.html#the-last-event-id-header) at
+WHATWG.
+"""
+
+import asyncio
+from collections.abc import AsyncIterable, AsyncIterator
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Header, Response
+from fastapi.responses import StreamingResponse
+from fastapi.sse import format_sse_event
+from pydantic import BaseModel, Field
+
+from app.dependencies import FeedDep
+
+PING_SECONDS = 15.0
+"""Proxies close a connection on which nothing is sent for a minute or so."""
+PING = format_sse_event(comment="ping")
+RETRY_MILLISECONDS = 2_000
+
+router = APIRouter(prefix="/streaming", tags=["streaming"])
+
+
+class EventBytes(StreamingResponse):
+    media_type = "text/event-stream"
+
+
+class News(BaseModel):
+    text: Annotated[str, Field(min_length=1, max_length=500, examples=["The kettle boils"])]
+
+
+class Published(BaseModel):
+    id: str
+
+
+class Gap(BaseModel):
+    missed: Annotated[int | None, Field(description="null: the service has been restarted")]
+
+
+class Goodbye(BaseModel):
+    reason: str
+
+
+@router.post("/feed", status_code=201)
+async def publish(news: News, feed: FeedDep) -> Published:
+    """Sends the news to all who follow."""
+    return Published(id=feed.publish("news", news))
+
+
+async def take_place(
+    feed: FeedDep, response: Response, last_event_id: Annotated[str | None, Header(max_length=50)] = None
+) -> AsyncIterator[int | None]:
+    """The number of the event after which to begin, None where that is unknown. Ends with the stream."""
+    after = feed.number_of(last_event_id) if last_event_id else feed.last
+    response.headers["Cache-Control"] = "no-cache"
+    response.headers["X-Accel-Buffering"] = "no"
+    with feed.follower():
+        yield after
+
+
+@router.get("/feed", response_class=EventBytes)
+async def follow(after: Annotated[int | None, Depends(take_place)], feed: FeedDep) -> AsyncIterable[bytes]:
+    """`news` events from now on, or from the one after `Last-Event-ID`; `gap` where some are lost."""
+    if after is None:
+        after = feed.forgotten
+        yield gap_event(None, feed.id_of(after))
+    yield format_sse_event(comment="connected", id=feed.id_of(after), retry=RETRY_MILLISECONDS)
+    while True:
+        news = feed.news
+        if after < feed.forgotten:
+            missed, after = feed.forgotten - after, feed.forgotten
+            yield gap_event(missed, feed.id_of(after))
+        elif after < feed.last:
+            after += 1
+            yield feed[after]
+        elif feed.closed:
+            yield format_sse_event(
+                event="goodbye", data_str=Goodbye(reason="The server is stopping.").model_dump_json()
+            )
+            return
+        elif not await is_set_within(PING_SECONDS, news):
+            yield PING
+
+
+def gap_event(missed: int | None, event_id: str) -> bytes:
+    # With the id of what is lost: who comes back after it is not told of it again.
+    return format_sse_event(event="gap", data_str=Gap(missed=missed).model_dump_json(), id=event_id)
+
+
+async def is_set_within(seconds: float, event: asyncio.Event) -> bool:
+    try:
+        async with asyncio.timeout(seconds):
+            return await event.wait()
+    except TimeoutError:
+        return False
