@@ -38,6 +38,7 @@ class State(TypedDict):
 
     settings: Settings
     log: LogWriter
+    telemetry: Telemetry
     stopping: asyncio.Event
     keys: SigningKeys
     access_tokens: AccessTokens
@@ -48,7 +49,6 @@ class State(TypedDict):
     templates: Jinja2Templates
     storage: DiskStorage
     mailer: Mailer
-    telemetry: Telemetry
     tasks: TaskManager
     webhooks: WebhookSender
     connections: ConnectionManager
@@ -66,6 +66,7 @@ def open_state(settings: Settings, telemetry: Telemetry) -> Lifespan:
     async def lifespan(app: FastAPI) -> AsyncIterator[State]:
         async with AsyncExitStack() as stack:
             log = stack.enter_context(logging_to_queue(settings))
+            await stack.enter_async_context(telemetry.exporting())
             keys = open_keys(settings)
             sessions = await stack.enter_async_context(open_database(settings.sqlalchemy_url))
             storage = await stack.enter_async_context(open_storage(settings.uploads_dir))
@@ -79,8 +80,8 @@ def open_state(settings: Settings, telemetry: Telemetry) -> Lifespan:
             feed = await stack.enter_async_context(open_feed(settings.feed, stopping))
             yield State(
                 settings=settings,
-            await stack.enter_async_context(telemetry.exporting())
                 log=log,
+                telemetry=telemetry,
                 stopping=stopping,
                 keys=keys,
                 access_tokens=AccessTokens(keys.for_purpose("tokens"), settings.security.access_token_seconds),
@@ -99,7 +100,6 @@ def open_state(settings: Settings, telemetry: Telemetry) -> Lifespan:
 
     return lifespan
 
-                telemetry=telemetry,
 
 async def finish_jobs(
     tasks: TaskManager, mailer: Mailer, webhooks: WebhookSender, seconds: float
