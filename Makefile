@@ -52,6 +52,7 @@ bench: $(INSTALLED) ## what things cost, as ratios of one run (needs wrk)
 	$(BIN)/python -m benchmarks.dependencies
 	$(BIN)/python -m benchmarks.responses
 	$(BIN)/python -m benchmarks.middleware
+	$(BIN)/python -m benchmarks.telemetry
 
 .PHONY: clean
 clean: ## remove the virtual environment, caches, data and received files

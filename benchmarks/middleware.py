@@ -7,17 +7,9 @@ busy slows all alike. Needs `wrk` (Debian: `apt-get install wrk`). Run it by `ma
 """
 
 import logging
-import os
-import re
-import shutil
-import socket
-import statistics
-import subprocess
-import sys
-import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
@@ -26,13 +18,7 @@ from fastapi.responses import JSONResponse
 from starlette.middleware.base import RequestResponseEndpoint
 
 from app.main import create_app
-
-ROUNDS = 15
-SECONDS = 1
-START_SECONDS = 20
-CONNECTIONS = 32
-ROUTES = ("/health", "/items/")
-"""A plain JSON route, and one with a class dependency."""
+from benchmarks.load import compare
 
 STACKS = ("none", "logged", "whole", "tutorial")
 PAIRS = (("whole", "none"), ("whole", "logged"), ("tutorial", "none"), ("whole", "tutorial"))
@@ -96,55 +82,8 @@ def tutorial() -> FastAPI:
     return app
 
 
-@contextmanager
-def _served(stack: str) -> Iterator[str]:
-    """The address of a server whose output nobody reads, for a reader would take part in the race."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    with tempfile.TemporaryDirectory() as folder:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "uvicorn", f"{__spec__.name}:{stack}", "--factory", "--port", str(port)],
-            env={**os.environ, "APP_DATA_DIR": folder, "APP_UPLOADS_DIR": folder},
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        try:
-            for _ in range(START_SECONDS * 10):
-                with suppress(OSError), socket.create_connection(("127.0.0.1", port)):
-                    break
-                time.sleep(0.1)
-            yield f"http://127.0.0.1:{port}"
-        finally:
-            process.kill()
-            process.wait()
-
-
-def _wrk(url: str, seconds: int) -> float:
-    done = subprocess.run(
-        ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{seconds}s", url], capture_output=True, text=True, check=True
-    )
-    rate = re.search(r"Requests/sec:\s+([\d.]+)", done.stdout)
-    assert rate and "Non-2xx" not in done.stdout, done.stdout
-    return float(rate[1])
-
-
 def main() -> None:
-    if not shutil.which("wrk"):
-        sys.exit("This benchmark needs wrk: apt-get install wrk")
-    ratios: dict[str, list[float]] = {}
-    with ExitStack() as running:
-        urls = {stack: running.enter_context(_served(stack)) for stack in STACKS}
-        for url in urls.values():
-            _wrk(url + ROUTES[0], SECONDS)  # caches, and the server's own lazy beginnings
-        for _ in range(ROUNDS):
-            for route in ROUTES:
-                rates = {stack: _wrk(url + route, SECONDS) for stack, url in urls.items()}
-                print(f"{route:10}", *(f"{stack} {rate:.0f}/s" for stack, rate in rates.items()), sep="  ")
-                for over, under in PAIRS:
-                    ratios.setdefault(f"{route:10} {over} / {under}", []).append(rates[over] / rates[under])
-    print("\nmedian of the ratios of each round [least to most]")
-    for name, values in ratios.items():
-        print(f"{name:30} {statistics.median(values):.2f} [{min(values):.2f} to {max(values):.2f}]")
+    compare({stack: (f"{__spec__.name}:{stack}", {}) for stack in STACKS}, PAIRS)
 
 
 if __name__ == "__main__":
