@@ -9,9 +9,12 @@ from pathlib import Path
 
 import httpx2
 import pytest
-from websockets.exceptions import ConnectionClosed
+from fastapi import WebSocketDisconnect
+from fastapi.testclient import TestClient
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
+from tests.live import traps
 from tests.server import Server, serve
 from tests.sockets import LIMIT, RawSocket
 
@@ -143,3 +146,13 @@ def test_trap_a_client_that_does_not_read_silences_the_room_and_keeps_the_server
             server.process.terminate()
             with pytest.raises(subprocess.TimeoutExpired):
                 server.process.wait(1.5)
+
+
+def test_trap_the_code_and_reason_of_a_websocketexception_before_accept_never_arrive(tmp_path: Path) -> None:
+    with TestClient(traps.app) as client, pytest.raises(WebSocketDisconnect) as closed:
+        client.websocket_connect("/members").__enter__()
+    assert (closed.value.code, closed.value.reason) == (1008, "Members only")  # what the tests of one see
+    with serve(tmp_path, {"PYTHONPATH": str(ROOT)}, app="tests.live.traps:app") as server:
+        with pytest.raises(InvalidStatus) as refused, connect(f"{server.ws_url}/members"):
+            pass
+    assert (refused.value.response.status_code, refused.value.response.body) == (403, b"")

@@ -1,6 +1,6 @@
 """The chat of the usual tutorials, as they print it, for the tests to run into its traps."""
 
-from fastapi import FastAPI, WebSocket, WebSocketDisconnect
+from fastapi import FastAPI, WebSocket, WebSocketDisconnect, WebSocketException
 
 
 class ConnectionManager:
@@ -39,6 +39,10 @@ def create_tutorial() -> FastAPI:
                 await manager.broadcast(f"User said: {data}")
         except WebSocketDisconnect:
             manager.disconnect(websocket)
+
+    @app.websocket("/members")
+    async def members(websocket: WebSocket) -> None:
+        raise WebSocketException(code=1008, reason="Members only")
 
     return app
 

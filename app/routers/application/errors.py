@@ -24,7 +24,8 @@ chunk, so that the client knows that it has not got everything.
 the exception says, and the log stays empty. A handler for FastAPI's `HTTPException` misses the router's
 own 404 and 405, which are of Starlette's class. `JSONResponse(exc.errors())` in a handler for
 validation errors fails on a `ValueError` of a validator and on a binary body, and echoes the password
-that was too short. A handler that returns a `JSONResponse` for an accepted socket tears it.
+that was too short. A handler that returns a `JSONResponse` for an accepted socket tears it. The code and
+the reason of a `WebSocketException` before `accept` show in `TestClient`; the wire has a bare 403.
 `debug=True` shows the source.
 
 ## What is proven
@@ -99,7 +100,7 @@ async def stream() -> AsyncIterable[str]:
     raise RuntimeError("the second line is lost")
 
 
-@router.websocket("/errors/socket/{moment}")
+@router.websocket("/errors/socket/{moment}", name="failing_socket")
 @messages(receives={}, sends={})
 async def socket(websocket: WebSocket, moment: Literal["before", "after", "crash"]) -> None:
     """Fails before it is accepted, after it, or after it with an exception that nobody catches."""

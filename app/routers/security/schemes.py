@@ -73,8 +73,9 @@ from fastapi.security import (
     HTTPBasicCredentials,
     HTTPBearer,
 )
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
+from app.asyncapi import messages
 from app.dependencies import AccountsDep, ConnectionsDep, SettingsDep
 from app.realtime.origins import check_origin
 from app.security.oauth_errors import OAuthError
@@ -167,6 +168,7 @@ async def read_visitor(caller: MaybeCallerDep) -> Caller:
 
 
 @router.websocket("/socket", dependencies=[Depends(check_origin)])
+@messages(receives={"text": str}, sends={"named": Annotated[str, Field(pattern=": ")]})
 async def greet_caller(websocket: WebSocket, caller: CallerDep, connections: ConnectionsDep) -> None:
     """Answers each text with the name of the caller."""
     async with connections.connect(websocket, "/security/socket") as connection:
