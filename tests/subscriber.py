@@ -57,6 +57,7 @@ class Subscriber(ThreadingHTTPServer):
         self.host = f"127.0.0.1:{self.server_port}"
         self.replies: list[tuple[int, dict[str, str], bytes]] = []
         self.received: list[Received] = []
+        self.padding = b""
         self.answering = threading.Event()
         self.answering.set()
         self._changed = threading.Condition()
@@ -73,7 +74,7 @@ class Subscriber(ThreadingHTTPServer):
         if self.replies:
             return self.replies.pop(0)
         if "challenge" in received.json["data"]:
-            return 200, {}, json.dumps(received.json["data"]).encode()
+            return 200, {}, json.dumps(received.json["data"]).encode() + self.padding
         return 204, {}, b""
 
     def wait_for(self, count: int) -> Received:

@@ -1,6 +1,7 @@
 import socket
 import ssl
 from collections.abc import Iterator
+from ipaddress import ip_address
 
 import anyio
 import httpx2
@@ -51,6 +52,18 @@ async def test_without_tls_only_listed_hosts_are_reached(monkeypatch: pytest.Mon
 
 
 @pytest.mark.anyio
+async def test_one_address_inside_among_those_of_a_name_is_enough_to_refuse(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    taking = httpx2.MockTransport(lambda _: httpx2.Response(204))
+    monkeypatch.setattr("app.egress.httpx2.AsyncHTTPTransport", lambda **_: taking)
+    for addresses in (["1.1.1.1", "10.0.0.1"], ["10.0.0.1", "1.1.1.1"]):
+        monkeypatch.setattr(socket, "getaddrinfo", resolver({"name.example": addresses}))
+        with pytest.raises(AddressRefused):
+            await reach("https://name.example/")
+
+
+@pytest.mark.anyio
 async def test_the_connection_goes_to_the_address_that_was_looked_at_under_the_name_that_was_given(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -78,3 +91,10 @@ async def test_hosts_on_the_list_are_reached_by_http_and_on_private_addresses_at
     for allowed in ("127.0.0.1:1", f"localhost:{server.server_port}"):
         with pytest.raises(AddressRefused):
             await reach(server.url, allowed)
+
+
+@pytest.mark.parametrize("address", ["100.64.0.1", "64:ff9b::a00:1", "2002:a00:1::"])
+def test_trap_addresses_inside_count_as_neither_private_nor_loopback(address: str) -> None:
+    found = ip_address(address)
+    assert not (found.is_private or found.is_loopback or found.is_link_local)
+    assert not is_public(address)

@@ -25,8 +25,7 @@ differ, and the class of the client is renamed on that day. With `separate_input
 one, that of the input, in which what is always given looks optional; and two all the same with a computed
 field. Take two models. And two models of one name are `app__routers__security__schemes__Caller` and the like.
 
-`openapi_url=None` on a finished app, or `swagger_ui_parameters` beside a page of your own, change nothing:
-the routes were made when the app was.
+`app.openapi_url = "/other.json"` changes nothing: the route was made when the app was, by `setup()`.
 
 ## What is proven
 
