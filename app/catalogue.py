@@ -24,7 +24,7 @@ from app.routers.middleware import stack, timing
 from app.routers.responses import fields, headers, html, json, negotiation
 from app.routers.security import oauth2, schemes, sessions
 from app.routers.streaming import feed, lines, sse
-from app.routers.validation import compressed, models, parameters, requests, signed, validators
+from app.routers.validation import compressed, models, parameters, requests, shapes, signed, validators
 from app.routers.websockets import echo
 from app.settings import ROOT
 
@@ -59,6 +59,7 @@ GROUPS: dict[str, tuple[Page, ...]] = {
     "validation": (
         Page(models),
         Page(validators),
+        Page(shapes),
         Page(parameters),
         Page(requests),
         Page(signed),

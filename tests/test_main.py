@@ -45,6 +45,7 @@ ROUTES = """
     GET /application/telemetry/traces/{trace_id}
     POST /users                    GET /users/{user_id}         GET /validation/order
     POST /validation/articles      POST /validation/webhook     POST /validation/measurements
+    POST /validation/orders        PUT /validation/payment      PUT /validation/cart
     POST /validation/survey        POST /validation/note        QUERY /validation/search
     GET /validation/things         GET /validation/things/{thing}
     GET /validation/headers        GET /validation/cookies      PUT /validation/volume
