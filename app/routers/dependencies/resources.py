@@ -36,7 +36,6 @@ tests `dependency_overrides` does not reach mounted apps, while the documentatio
 - A positional argument of a partial is no parameter of the request.
 - The same dependencies serve a socket.
 - An override in a test is subject to the same limit.
-- Only the latest timelines are kept.
 
 ## Read more
 
@@ -115,27 +114,28 @@ class Line:
         self._partner.lines -= 1
 
 
-class Own(TypedDict):
-    """What this page adds to the state: that of the app takes in what an included router yields."""
+class PageState(TypedDict):
+    """What this page adds: the state of the app takes in what the lifespan of an included router yields."""
 
     partner: Partner
     timelines: dict[str, list[str]]
 
 
 @asynccontextmanager
-async def open_own(app: FastAPI) -> AsyncIterator[Own]:
-    yield Own(partner=Partner({"coffee": 5, "tea": 4}), timelines={})
+async def open_page_state(app: FastAPI) -> AsyncIterator[PageState]:
+    yield PageState(partner=Partner({"coffee": 5, "tea": 4}), timelines={})
 
 
-async def get_own(connection: HTTPConnection) -> Own:
+async def get_page_state(connection: HTTPConnection) -> PageState:
     """`HTTPConnection` is what requests and sockets have in common."""
-    return cast(Own, connection.state)
+    return cast(PageState, connection.state)
 
 
-OwnDep = Annotated[Own, Depends(get_own)]
+PageStateDep = Annotated[PageState, Depends(get_page_state)]
 
 
 async def wait_for_turn(settings: SettingsDep) -> AsyncIterator[anyio.CancelScope]:
+    # FastAPI enters and leaves it in the task of the request: only so may a cancel scope surround a `yield`.
     with anyio.move_on_after(settings.resource_wait) as waiting:
         yield waiting
     if waiting.cancelled_caught:
@@ -146,10 +146,10 @@ async def wait_for_turn(settings: SettingsDep) -> AsyncIterator[anyio.CancelScop
 TurnDep = Annotated[anyio.CancelScope, Depends(wait_for_turn, scope="function", use_cache=False)]
 
 
-async def open_line(own: OwnDep, turn: TurnDep) -> AsyncIterator[Line]:
+async def open_line(state: PageStateDep, turn: TurnDep) -> AsyncIterator[Line]:
     """One transaction: committed when the endpoint returns, forgotten when it raises."""
     turn.deadline = math.inf
-    line = Line(own["partner"])
+    line = Line(state["partner"])
     try:
         yield line
         await line.commit()
@@ -165,7 +165,7 @@ async def open_line(own: OwnDep, turn: TurnDep) -> AsyncIterator[Line]:
 LineDep = Annotated[Line, Depends(open_line, scope="function", max_concurrency=MAX_LINES)]
 
 
-router = APIRouter(tags=["dependencies"], lifespan=open_own)
+router = APIRouter(tags=["dependencies"], lifespan=open_page_state)
 
 Name = Annotated[str, Path(max_length=50, examples=["tea"])]
 
@@ -198,13 +198,13 @@ async def change_price(name: Name, change: Change, line: LineDep) -> Price:
 
 
 @router.get("/dependencies/partner")
-async def read_partner(own: OwnDep) -> Partner:
+async def read_partner(state: PageStateDep) -> Partner:
     """All prices, how many lines are open, and how many have been at the same time. Takes no line."""
-    return own["partner"]
+    return state["partner"]
 
 
-async def start_timeline(own: OwnDep, request: Request, response: Response) -> list[str]:
-    timelines = own["timelines"]
+async def start_timeline(state: PageStateDep, request: Request, response: Response) -> list[str]:
+    timelines = state["timelines"]
     if len(timelines) >= MAX_TIMELINES:
         del timelines[next(iter(timelines))]
     timeline_id = secrets.token_urlsafe()
@@ -243,8 +243,8 @@ async def record_timeline(timeline: TimelineDep, tasks: BackgroundTasks) -> list
 
 
 @router.get("/dependencies/timelines/{timeline_id}")
-async def read_timeline(timeline_id: Annotated[str, Path(max_length=50)], own: OwnDep) -> list[str]:
+async def read_timeline(timeline_id: Annotated[str, Path(max_length=50)], state: PageStateDep) -> list[str]:
     """The events of a request in their order, one of the latest hundred."""
-    if timeline_id not in own["timelines"]:
+    if timeline_id not in state["timelines"]:
         raise NotFound("There is no such timeline.")
-    return own["timelines"][timeline_id]
+    return state["timelines"][timeline_id]

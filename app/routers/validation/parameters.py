@@ -174,7 +174,7 @@ async def find_things(
 
 
 Number = Annotated[int, Field(ge=1, le=2**31 - 1)]
-Slug = Annotated[str, Field(pattern="^[a-z][a-z0-9-]{0,49}$", examples=["tea"])]
+Slug = Annotated[str, Field(pattern="^[a-z0-9-]{1,50}$", examples=["tea"])]
 
 
 @router.get("/validation/things/{thing}")

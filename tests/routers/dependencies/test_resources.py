@@ -1,13 +1,13 @@
 import json
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable
-from functools import partial
-from typing import Annotated, Any, Literal
+from functools import partial, wraps
+from typing import Annotated, Any, Literal, get_args
 
 import anyio
 import pytest
 from anyio.lowlevel import checkpoint
-from fastapi import Depends, FastAPI, HTTPException, WebSocket
+from fastapi import Depends, FastAPI, HTTPException, Request, WebSocket
 from fastapi.exceptions import DependencyScopeError, FastAPIError
 from fastapi.testclient import TestClient
 from typing_extensions import TypeAliasType
@@ -17,10 +17,11 @@ from app.routers.dependencies.resources import (
     MAX_TIMELINES,
     Line,
     LineDep,
-    OwnDep,
+    PageState,
+    PageStateDep,
     Partner,
+    TurnDep,
     open_line,
-    wait_for_turn,
 )
 from app.settings import Settings
 from tests.asgi import EMPTY_BODY, Call, http_scope
@@ -185,7 +186,7 @@ class TestImpatient:
     def test_requests_that_wait_for_each_others_resources_end_with_a_503(
         self, app: FastAPI, client: TestClient
     ) -> None:
-        add_circle(app, wait_for_turn)
+        add_circle(app, get_args(TurnDep)[1])
         calls = [call(client, "/there"), call(client, "/back")]
 
         async def scenario() -> None:
@@ -197,12 +198,11 @@ class TestImpatient:
         assert 503 in {each.status for each in calls} <= {200, 503}
 
 
-def add_circle(app: FastAPI, turn: Callable[..., Any]) -> None:
+def add_circle(app: FastAPI, turn: Any) -> None:
     """Two routes that take the same two resources in opposite order, both the first before the second."""
     have_one: list[str] = []
-    Turn = Annotated[anyio.CancelScope, Depends(turn, scope="function", use_cache=False)]
 
-    async def resource(turn: Turn) -> AsyncIterator[None]:
+    async def resource(turn: Annotated[anyio.CancelScope, turn]) -> AsyncIterator[None]:
         turn.deadline = math.inf
         yield
 
@@ -242,9 +242,9 @@ def test_a_positional_argument_of_a_partial_is_no_parameter_of_the_request(clien
 
 def test_the_same_dependencies_serve_a_socket(app: FastAPI, client: TestClient) -> None:
     @app.websocket("/tea")
-    async def tea(websocket: WebSocket, line: LineDep, own: OwnDep) -> None:
+    async def tea(websocket: WebSocket, line: LineDep, state: PageStateDep) -> None:
         await websocket.accept()
-        await websocket.send_json({"price": line.read("tea"), "open": own["partner"].lines})
+        await websocket.send_json({"price": line.read("tea"), "open": state["partner"].lines})
         await websocket.close()
 
     with client.websocket_connect("/tea") as socket:
@@ -416,7 +416,7 @@ async def test_trap_requests_that_wait_for_each_others_resources_wait_for_ever()
             yield scope
 
     app = FastAPI()
-    add_circle(app, no_clock)
+    add_circle(app, Depends(no_clock, scope="function"))
     calls = [Call(app, http_scope(path), EMPTY_BODY) for path in ("/there", "/back")]
     with anyio.fail_after(LIMIT):
         async with anyio.create_task_group() as tasks:
@@ -426,6 +426,41 @@ async def test_trap_requests_that_wait_for_each_others_resources_wait_for_ever()
             # Each waits for the other, and no timer is set that could wake one.
             assert [each.sent for each in calls] == [[], []]
             tasks.cancel_scope.cancel()
+
+
+def test_trap_a_wrapper_without_wraps_asks_the_client_for_its_args() -> None:
+    async def page(limit: int = 10) -> int:
+        return limit
+
+    def careless(function: Callable[..., Awaitable[int]]) -> Callable[..., Awaitable[int]]:
+        async def call(*args: Any, **kwargs: Any) -> int:
+            return await function(*args, **kwargs)
+
+        return call
+
+    def careful(function: Callable[..., Awaitable[int]]) -> Callable[..., Awaitable[int]]:
+        return wraps(function)(careless(function))
+
+    app = FastAPI()
+
+    @app.get("/careless")
+    async def read_careless(limit: Annotated[int, Depends(careless(page))]) -> int:
+        return limit
+
+    @app.get("/careful")
+    async def read_careful(limit: Annotated[int, Depends(careful(page))]) -> int:
+        return limit
+
+    refused = TestClient(app).get("/careless?limit=5")
+    assert [error["loc"] for error in refused.json()["detail"]] == [["query", "args"], ["query", "kwargs"]]
+    assert TestClient(app).get("/careful?limit=5").json() == 5
+
+
+def test_trap_a_request_with_a_typed_state_is_no_parameter() -> None:
+    async def read(request: Request[PageState]) -> None: ...
+
+    with pytest.raises(FastAPIError, match="Invalid args"):
+        FastAPI().add_api_route("/", read)
 
 
 def test_trap_a_resource_is_opened_although_a_parameter_of_the_endpoint_is_refused() -> None:
