@@ -2,8 +2,9 @@
 
 Values come from the environment with the prefix `APP_` (`APP_MAX_UPLOAD_SIZE=5000000`); lists are JSON
 (`APP_CORS_ORIGINS='["https://app.example"]'`), and those of a group have its name before them
-(`APP_SECURITY__SIGNING_KEYS`). Nothing here is read at import: `create_app` builds one
-`Settings`, and a wrong value stops the start with the name of the setting.
+(`APP_SECURITY__SIGNING_KEYS`). A secret may be a file of that name in the folder `APP_SECRETS_DIR`. Nothing
+here is read at import: `create_app` builds one `Settings`, and a wrong value stops the start with the name
+of the setting.
 
 Sizes are bytes, times are seconds.
 """
@@ -25,7 +26,12 @@ from pydantic import (
     model_validator,
 )
 from pydantic.fields import FieldInfo
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    NestedSecretsSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
 
 from app.mail_address import MailAddress
 
@@ -164,6 +170,10 @@ class Settings(BaseSettings):
         PositiveInt, _setting("log lines that may wait for a slow reader; more are dropped and counted")
     ] = 10_000
 
+    secrets_dir: Annotated[
+        Path | None,
+        _setting("folder of secrets, each a file with the name of its setting, such as `APP_SMTP_URL`"),
+    ] = None
     data_dir: Annotated[Path, _setting("folder of the database file and the outbox")] = ROOT / "data"
     uploads_dir: Annotated[Path, _setting("folder of received files")] = ROOT / "uploads"
     database_url: Annotated[
@@ -272,6 +282,24 @@ class Settings(BaseSettings):
         PositiveFloat,
         _setting("time for running tasks and mail to finish at shutdown; then they are cancelled"),
     ] = 1.0
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """The first that has a value wins: arguments, the environment, the files of `APP_SECRETS_DIR`."""
+        folder = {**env_settings(), **init_settings()}.get("secrets_dir")
+        if not folder:
+            return init_settings, env_settings
+        files = NestedSecretsSettingsSource(
+            file_secret_settings, secrets_dir=folder, secrets_dir_missing="error"
+        )
+        return init_settings, env_settings, files
 
     @field_validator("cors_origins")
     @classmethod

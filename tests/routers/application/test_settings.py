@@ -1,3 +1,4 @@
+import json
 import os
 import subprocess
 import sys
@@ -9,9 +10,11 @@ import pytest
 from fastapi import Depends, FastAPI
 from fastapi.testclient import TestClient
 from pydantic import SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from app.dependencies import get_settings
 from app.main import create_app
-from app.settings import Settings, fields_of
+from app.settings import Settings, TelemetrySettings, fields_of
 
 ROOT = Path(__file__).parent.parent.parent.parent
 SECRET = "hunter2"
@@ -112,6 +115,113 @@ def test_a_secret_is_not_shown_by_its_object() -> None:
     )
     assert SECRET not in repr(settings)
     assert SECRET in settings.sqlalchemy_url
+
+
+def test_a_variable_with_two_underscores_sets_one_setting_of_a_group(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("APP_TELEMETRY", '{"level": "metrics", "kept_traces": 7}')
+    monkeypatch.setenv("APP_TELEMETRY__LEVEL", "all")
+    telemetry = Settings().telemetry
+    assert (telemetry.level, telemetry.kept_traces, telemetry.kept_spans) == ("all", 7, 50)
+
+
+def test_a_secret_is_read_from_a_file_of_its_name_without_the_line_end(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("APP_SECRETS_DIR", str(tmp_path))
+    keys = ["k" * 32, "l" * 32]
+    (tmp_path / "APP_DATABASE_URL").write_text(f"sqlite+aiosqlite:///{SECRET}\n")
+    (tmp_path / "APP_SECURITY__SIGNING_KEYS").write_text(f"{json.dumps(keys)}\n")
+    settings = Settings()
+    assert settings.sqlalchemy_url == f"sqlite+aiosqlite:///{SECRET}"
+    assert [key.get_secret_value() for key in settings.security.signing_keys] == keys
+
+
+def test_the_files_that_kubernetes_and_docker_mount_are_read(tmp_path: Path) -> None:
+    kubernetes, docker = tmp_path / "kubernetes", tmp_path / "docker"
+    version = kubernetes / "..2026_01_01_00_00_00.1"
+    version.mkdir(parents=True)
+    docker.mkdir()
+    (version / "APP_SMTP_URL").write_text("smtp://a:b@mail.example")
+    (kubernetes / "..data").symlink_to(version.name)
+    (kubernetes / "APP_SMTP_URL").symlink_to("..data/APP_SMTP_URL")
+    (docker / "app_smtp_url").write_text("smtp://a:b@mail.example")
+    for folder in (kubernetes, docker):
+        assert Settings(secrets_dir=folder).smtp_url.get_secret_value() == "smtp://a:b@mail.example"
+
+
+def test_an_argument_wins_over_the_environment_and_that_over_a_file(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "APP_MAX_ITEMS").write_text("1")
+    assert Settings(secrets_dir=tmp_path).max_items == 1
+    monkeypatch.setenv("APP_MAX_ITEMS", "2")
+    assert Settings(secrets_dir=tmp_path).max_items == 2
+    assert Settings(secrets_dir=tmp_path, max_items=3).max_items == 3
+
+
+def test_a_folder_of_secrets_that_is_missing_stops_the_start(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="does not exist"):
+        Settings(secrets_dir=tmp_path / "none")
+
+
+def test_no_env_file_is_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("APP_MAX_ITEMS=1\n")
+    (tmp_path / "APP_MAX_USERS").write_text("1\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("APP_SECRETS_DIR", "")
+    assert Settings().max_items > 1
+    assert Settings().max_users > 1
+
+
+def test_trap_the_working_directory_decides_which_env_file_is_read(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    class Theirs(BaseSettings):
+        model_config = SettingsConfigDict(env_file=".env")
+        database_url: str = "sqlite:///production"
+
+    (tmp_path / ".env").write_text("DATABASE_URL=sqlite:///of_a_test\n")
+    before = Theirs().database_url
+    monkeypatch.chdir(tmp_path)
+    assert (before, Theirs().database_url) == ("sqlite:///production", "sqlite:///of_a_test")
+
+
+def test_trap_an_overridden_dependency_reaches_no_limit(settings: Settings) -> None:
+    small = settings.model_copy(update={"max_body_size": 10})
+    overridden = create_app(settings)
+    overridden.dependency_overrides[get_settings] = lambda: small
+    statuses = []
+    for app in (overridden, create_app(small)):
+        with TestClient(app) as client:
+            shown = {each["name"]: each["value"] for each in client.get("/application/settings").json()}
+            assert shown["APP_MAX_BODY_SIZE"] == 10
+            statuses.append(client.post("/users", json={"name": "Ada Lovelace"}).status_code)
+    assert statuses == [422, 413]
+
+
+def test_trap_a_copy_is_not_checked() -> None:
+    wrong = {"max_items": -1, "cors_origins": ("*",), "mistyped": True}
+    copied = Settings().model_copy(update=wrong)
+    assert copied.max_items == -1 and copied.cors_origins == ("*",)
+    with pytest.raises(ValidationError) as refused:
+        Settings.model_validate(wrong)
+    assert refused.value.error_count() == 3
+
+
+def test_trap_a_group_that_is_given_as_an_object_replaces_what_the_environment_says(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("APP_TELEMETRY__LEVEL", "metrics")
+    assert Settings(telemetry=TelemetrySettings(kept_traces=7)).telemetry.level == "off"
+    merged = Settings.model_validate({"telemetry": {"kept_traces": 7}}).telemetry
+    assert (merged.level, merged.kept_traces) == ("metrics", 7)
+
+
+def test_trap_a_misspelt_variable_is_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("APP_MAX_BODYSIZE", "10")
+    assert Settings().max_body_size == Settings.model_construct().max_body_size
 
 
 def test_trap_settings_made_once_a_process_ignore_what_a_test_sets(monkeypatch: pytest.MonkeyPatch) -> None:
