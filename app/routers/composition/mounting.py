@@ -30,6 +30,7 @@ path with 200 and its `index.html`; here a mount keeps `/composition/site/api` o
 - A link of a mounted app leads to where it is mounted.
 - A WSGI app runs in at most four threads.
 - A WSGI app streams both ways.
+- A WSGI app gives its thread back when its answer is not wanted.
 - A body over the limit never ends in a WSGI app.
 - A middleware of one mount touches no other path.
 - A tenant is found by its host in any case and at any port.
@@ -51,7 +52,7 @@ path with 200 and its `index.html`; here a mount keeps `/composition/site/api` o
 [behind a proxy](https://fastapi.tiangolo.com/advanced/behind-a-proxy/) in the FastAPI documentation.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Iterable
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from typing import Annotated, Any, Literal
 
@@ -61,12 +62,13 @@ from fastapi import APIRouter, Depends, FastAPI, Header, Path, Request, Response
 from fastapi.middleware import Middleware
 from fastapi.routing import Mount
 from pydantic import BaseModel
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 from starlette.routing import Host, Match
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from app.dependencies import SettingsDep
 from app.errors import EXCEPTION_HANDLERS, PROBLEM_RESPONSES, NotFound
+from app.middleware.deprecated import DeprecatedMiddleware
 from app.openapi import DocumentedApp
 from app.settings import ROOT
 
@@ -125,22 +127,18 @@ def legacy_program(environ: Environ, start_response: StartResponse) -> Iterable[
 
 
 async def call_legacy(scope: Scope, receive: Receive, send: Send) -> None:
-    await scope["state"]["legacy"](scope, receive, send)
+    """Lets the program run to its end when nobody wants more of it: its thread would wait for ever."""
+    wanted = True
 
+    async def send_while_wanted(message: Message) -> None:
+        nonlocal wanted
+        try:
+            if wanted:
+                await send(message)
+        except OSError:
+            wanted = False
 
-class DeprecatedMiddleware:
-    """Tells callers that what they call will go (RFC 9745)."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
-
-    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        def send_with_header(message: Message) -> Awaitable[None]:
-            if message["type"] == "http.response.start":
-                MutableHeaders(scope=message)["Deprecation"] = "@1767225600"
-            return send(message)
-
-        return self.app(scope, receive, send_with_header)
+    await scope["state"]["legacy"](scope, receive, send_while_wanted)
 
 
 async def nothing_here(scope: Scope, receive: Receive, send: Send) -> None:
@@ -163,7 +161,7 @@ router = APIRouter(
     lifespan=open_mounted,
     routes=[  # `router.mount` has no `middleware`
         Mount("/composition/shop", shop),
-        Mount("/composition/legacy", call_legacy, middleware=[Middleware(DeprecatedMiddleware)]),
+        Mount("/composition/legacy", call_legacy, middleware=[Middleware(DeprecatedMiddleware, 1767225600)]),
         Mount("/composition/site/api", nothing_here),
     ],
 )
