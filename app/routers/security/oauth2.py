@@ -7,9 +7,9 @@ scopes=[...])` asks for scopes, and `app/security/bearer.py` compares them: Fast
 dependencies, the outermost first, but does not look at them. `CurrentUser` in `app/dependencies.py`
 takes any access token, of a request or of a socket.
 
-Use this flow for a service that keeps its own accounts, and for your own clients of it. For those of others a
-password belongs on the page of an identity provider only (authorization code with PKCE): there RFC 9700,
-section 2.4, bans this flow. `client_id` and `client_secret` are not looked at, for no client is registered.
+RFC 9700, section 2.4, bans this flow, for the client sees the password: where there is an identity provider,
+or a client of somebody else, use the authorization code with PKCE. What is left for it is a service that
+keeps its own accounts, and your own clients of it. None is registered: `client_id` is not looked at.
 
 Everybody may register, and gets the scope `me`. No request gives more; who runs the service does:
 
@@ -22,17 +22,17 @@ A refusal is problem details like all others here, and has the members `error` a
 OAuth clients. A client that insists on the media type `application/json` (RFC 6749, section 5.2) sees the
 status only.
 
-Ten wrong passwords a minute are all for an account, and thirty for an address, in each process. So a
-stranger who fails on purpose keeps an owner out for a minute at a time, and only at addresses where no login
-of the owner lives; who is logged in goes on. A count that stays until somebody resets it would lock
-owners out for good, and none at all lets many addresses guess together.
+Ten wrong passwords a minute are all for an account, and thirty for an address, in each process. A stranger
+who fails on purpose keeps an owner out as long as he goes on and no minute longer, and only at addresses
+where no login of the owner lives; who is logged in stays so. A count that somebody has to reset would lock
+owners out for good, and no count of the account would let many addresses guess together.
 
 ## The trap
 
-The tutorial grants whatever scopes the form asks for. A name that is not there is answered without a hash,
-ten times sooner than one that is, so names can be listed. `jwt.decode` takes a token without `exp` for
-ever, unless `exp` is required. Two requests that read a refresh token and then mark it as used both win. And
-an error raised in the transaction that ends a stolen login takes the end back.
+The tutorial grants whatever scopes the form asks for, and answers a name that is not there without a hash:
+so much sooner that names can be listed. `jwt.decode` takes a token without `exp` for ever, unless `exp` is
+required. Two requests that read a refresh token and then mark it as used both win. And an error raised in the
+transaction that ends a stolen login takes the end back.
 
 ## What is proven
 
@@ -219,7 +219,7 @@ async def read_me(account: Annotated[Account, Security(current_account)]) -> Pub
 
 @router.get("/accounts", dependencies=[Security(current_account, scopes=["accounts"])])
 async def list_accounts(
-    session: SessionDep, after: Annotated[str, Query(max_length=32)] = ""
+    session: SessionDep, after: Annotated[str, Query(pattern=r"^[a-z0-9._-]{0,32}$")] = ""
 ) -> list[PublicAccount]:
     """Accounts by name, a page after the name `after`. Needs the scopes `accounts` and `me`."""
     query = select(Account).where(Account.username > after).order_by(Account.username).limit(PAGE_SIZE)

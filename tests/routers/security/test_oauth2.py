@@ -21,6 +21,7 @@ from starlette.testclient import WebSocketDenialResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.database.models import Account, Login
+from app.database.session import SessionMaker
 from app.dependencies import CurrentUser
 from app.keys import open_keys
 from app.lifespan import State
@@ -316,6 +317,13 @@ def test_a_wrong_password_and_an_unknown_name_cost_the_same_work(
         assert counting.runs == before + 1
         answers.append((refused["error"], refused["detail"]))
     assert len(set(answers)) == 1
+
+
+def test_a_name_that_nobody_can_have_is_not_looked_for(client: TestClient, settings: Settings) -> None:
+    no_database = cast(SessionMaker, None)  # Postgres fails on a NUL
+    state = cast(State, client.app_state)
+    state["accounts"] = Accounts(no_database, hasher(), settings.security)
+    assert log_in(client, "\0").status_code == 400
 
 
 def test_trap_an_unknown_name_is_answered_without_a_hash() -> None:
