@@ -92,11 +92,14 @@ class SecuritySettings(BaseModel):
     ] = {}
 
 
+TelemetryLevel = Literal["off", "metrics", "traces", "all"]
+
+
 class TelemetrySettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     level: Annotated[
-        Literal["off", "metrics", "traces", "all"],
+        TelemetryLevel,
         _setting(
             "what is recorded: `metrics`; `traces` adds a span a request; `all` adds spans of its parts and "
             "which checks failed"

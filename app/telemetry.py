@@ -10,8 +10,9 @@ from collections.abc import AsyncIterator, Callable, MutableMapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from time import monotonic
-from typing import Any
+from typing import Any, get_args
 
+import anyio
 import anyio.to_thread
 from fastapi.telemetry import TelemetryConfig, get_telemetry_data
 from opentelemetry import trace
@@ -29,9 +30,9 @@ from opentelemetry.trace import NoOpTracer, SpanContext, Status
 from prometheus_client import CollectorRegistry, generate_latest
 
 from app.errors import MAX_REPORTED_ERRORS
-from app.settings import TelemetrySettings
+from app.settings import TelemetryLevel, TelemetrySettings
 
-LEVELS = ("off", "metrics", "traces", "all")
+LEVELS = get_args(TelemetryLevel)
 
 UNRECORDED_PATHS = frozenset({"/health", "/ready", "/docs", "/redoc", "/openapi.json"})
 UNRECORDED_FOLDERS = ("/_docs/", "/application/telemetry/traces", "/application/telemetry/metrics")
@@ -222,7 +223,10 @@ class Telemetry:
         try:
             yield
         finally:
-            await anyio.to_thread.run_sync(_finish, closing, self.settings.flush_timeout)
+            if closing:
+                # A limiter of its own: endpoints that hang have the threads of the usual one.
+                own = anyio.CapacityLimiter(1)
+                await anyio.to_thread.run_sync(_finish, closing, self.settings.flush_timeout, limiter=own)
 
 
 def _finish(closing: Sequence[Callable[[], None]], seconds: float) -> None:

@@ -95,6 +95,9 @@ def application(tour: Tour) -> None:
     tour.call("GET", "/ready")
     tour.call("HEAD", "/health")
 
+    tour.call("GET", "/application/telemetry/work", params={"steps": 2})
+    tour.call("GET", "/application/telemetry/metrics", 404)  # telemetry is off unless asked for
+    tour.call("GET", "/application/telemetry/traces", 404)
 
 def sockets(tour: Tour) -> None:
     tour.heading("Sockets")
