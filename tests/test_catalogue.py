@@ -5,6 +5,7 @@ import shlex
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from inspect import iscoroutinefunction
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -172,7 +173,7 @@ def test_every_command_that_guesses_nothing_is_accepted(client: TestClient, app:
 
 def guesses(words: list[str]) -> bool:
     """Whether something in capitals is left to fill in: in the path or among the fields of a form."""
-    fields = [value for option, value in zip(words, words[1:], strict=False) if option == "-d"]
+    fields = [value for option, value in pairwise(words) if option == "-d"]
     return any(part.isupper() for word in (words[-1], *fields) for part in re.split("[/=]", word))
 
 

@@ -34,7 +34,8 @@ async def test_a_password_is_the_same_from_every_keyboard_and_may_be_any_text() 
     for odd in ("\ud800" * 8, "\0" * 8):
         assert await passwords.check(odd, await passwords.hash(odd)) == (True, None)
         assert await passwords.check(odd[1:], await passwords.hash(odd)) == (False, None)
-    assert await passwords.check("x" * (MAX_LENGTH + 1), await passwords.hash("x" * 300)) == (False, None)
+    too_long = "x" * (MAX_LENGTH + 1)
+    assert await passwords.check(too_long, await passwords.hash(too_long)) == (False, None)
 
 
 class SlowHasher(Argon2Hasher):
@@ -75,5 +76,6 @@ async def test_few_are_hashed_at_once_some_wait_and_more_are_refused() -> None:
             while len(outcomes) < 3 or slow.running < 2:
                 await anyio.lowlevel.checkpoint()
             slow.sign.set()
-    assert outcomes == ["refused"] * 3 + ["hashed"] * 5
+        await hash_one()
+    assert outcomes == ["refused"] * 3 + ["hashed"] * 6
     assert slow.most == 2
