@@ -148,6 +148,8 @@ def _body(operation: JSON, document: JSON) -> Iterator[str]:
     content = operation.get("requestBody", {}).get("content", {})
     if media := content.get("application/json"):
         yield from ("-H", "Content-Type: application/json", "-d", json.dumps(sample(media, document)))
+    elif media := content.get("application/jsonl"):
+        yield from ("-H", "Content-Type: application/jsonl", "-d", media["example"])
     elif media := content.get("multipart/form-data") or content.get("application/x-www-form-urlencoded"):
         multipart = "multipart/form-data" in content
         for name, value in sample(media, document).items():

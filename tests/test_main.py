@@ -53,7 +53,8 @@ ROUTES = """
     POST /upload                   POST /upload/
     GET /files/{file_id}           GET /download                GET /files/static/manifest
     GET /streaming/events          GET /streaming/feed          POST /streaming/feed
-    POST /streaming/answers        GET /streaming/rows
+    POST /streaming/answers        GET /streaming/rows           PATCH /streaming/rows
+    GET /streaming/owners/{owner_id}/rows.csv
     GET /composition/openapi/temperature                        GET /composition/openapi/fahrenheit
     GET /composition/openapi/documents/{group}
     POST /composition/webhooks/subscriptions                    POST /composition/webhooks/announcements
