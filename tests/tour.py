@@ -287,6 +287,18 @@ def security(tour: Tour) -> None:
     used = {"grant_type": "refresh_token", "refresh_token": tokens["refresh_token"]}
     tour.call("POST", "/security/oauth2/refresh", data=used)
     tour.call("POST", "/security/oauth2/refresh", 400, data=used)
+    tour.call("GET", "/security/caller", 401)
+    tour.json("GET", "/security/visitor", {"name": None})
+    tour.json("GET", "/security/account", {"name": "ada"}, auth=tuple(account.values()))
+
+    form = tour.call("GET", "/security/session")
+    # By hand, for a client keeps it over https only.
+    cookie = {"Cookie": form.headers["set-cookie"].partition(";")[0]}
+    token = {"csrf_token": form.text.partition('name="csrf_token" value="')[2].partition('"')[0]}
+    began = tour.call("POST", "/security/session/login", 303, data=account | token, headers=cookie)
+    cookie = {"Cookie": began.headers["set-cookie"].partition(";")[0]}
+    tour.json("GET", "/security/session/member", {"username": "ada", "notes": []}, headers=cookie)
+    tour.call("POST", "/security/session/logout", 403, data=token, headers=cookie)
 
 
 def stop(tour: Tour) -> None:

@@ -123,8 +123,9 @@ def test_a_wrong_key_is_refused_where_none_is_needed(client: TestClient) -> None
 
 def test_a_socket_without_a_key_is_denied_with_401_before_the_handshake(client: TestClient) -> None:
     for headers in ({}, {"Authorization": "Bearer wrong"}):
-        with pytest.raises(WebSocketDenialResponse) as denied:
-            client.websocket_connect("/security/socket", headers=headers).__enter__()
+        socket = client.websocket_connect("/security/socket", headers=headers)
+        with pytest.raises(WebSocketDenialResponse) as denied, socket:
+            pass
         assert denied.value.status_code == 401
         assert denied.value.headers["content-type"] == "application/problem+json"
         assert denied.value.headers["www-authenticate"].startswith("Bearer")
@@ -136,8 +137,9 @@ def test_a_socket_without_a_key_is_denied_with_401_before_the_handshake(client: 
 
 def test_a_page_of_a_foreign_origin_opens_no_socket_by_a_cookie(client: TestClient) -> None:
     headers = {"Cookie": f"api_key={KEY}", "Origin": "https://evil.example"}
-    with pytest.raises(WebSocketDenialResponse) as denied:
-        client.websocket_connect("/security/socket", headers=headers).__enter__()
+    socket = client.websocket_connect("/security/socket", headers=headers)
+    with pytest.raises(WebSocketDenialResponse) as denied, socket:
+        pass
     assert denied.value.status_code == 403
 
 
