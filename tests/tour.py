@@ -3,6 +3,7 @@
 Run it by `make tour`. It fails on the first answer that is not what the contract says.
 """
 
+import gzip
 import io
 import json
 import sys
@@ -198,6 +199,20 @@ def validation(tour: Tour) -> None:
     tour.check(created.json()["name"] == "Katherine Johnson", "a title-cased name")
     child = tour.call("POST", "/users", 422, json=user | {"age": 12})
     tour.check("Children must have parental consent" in child.text, "the reason")
+    steps = tour.call("GET", "/validation/order").json()
+    tour.check(steps[0] == "model wrap, in" and steps[-1] == "model after", "the order of validators")
+    card = {"kind": "card", "cardNumber": "4111111111111111"}
+    shown = {"kind": "card", "lastDigits": "1111"}
+    tour.json("PUT", "/validation/payment", shown, json=card)
+    tour.json("QUERY", "/validation/search", ["Punched cards"], json={"words": ["card"]})
+    as_json_in_gzip = {"Content-Type": "application/json", "Content-Encoding": "gzip"}
+    summary = {"count": 2, "mean": 2.0}
+    packed = gzip.compress(b"[1.5, 2.5]")
+    tour.json("POST", "/validation/measurements", summary, content=packed, headers=as_json_in_gzip)
+    bomb = gzip.compress(b"0" * 20_000_000)
+    tour.call("POST", "/validation/measurements", 413, content=bomb, headers=as_json_in_gzip)
+    unsigned = {"webhook-id": "msg_1", "webhook-timestamp": "0", "webhook-signature": "v1,"}
+    tour.call("POST", "/validation/webhook", 403, json={"type": "x", "data": {}}, headers=unsigned)
     tour.call("GET", "/validation/things?limit=5&limit=100", 422)
     company = {"kind": "company", "name": "Acme", "vat": "1"}
     tour.json("POST", "/validation/contact", company, data=company)

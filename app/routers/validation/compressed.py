@@ -55,14 +55,12 @@ class Inflated:
         self._inflator = zlib.decompressobj(GZIP_ONLY)
         self._waiting = b""
         self._more_to_come = True
-        self._slice_was_full = False
         self._ended = False
 
     async def receive(self) -> Message:
         """An `HTTPException`, because FastAPI turns every other exception of a body reader into a 400."""
         while not self._ended:
-            # A full slice may leave more in the inflator, though nothing waits before it.
-            if not (self._waiting or self._slice_was_full):
+            if not self._waiting:
                 message = await self._receive()
                 if message["type"] != "http.request":
                     return message
@@ -72,8 +70,7 @@ class Inflated:
             self._room -= len(inflated)
             if self._room < 0:
                 raise HTTPException(413, ContentTooLarge.detail)
-            self._slice_was_full = len(inflated) == SLICE
-            self._ended = not (self._waiting or self._more_to_come or self._slice_was_full)
+            self._ended = not (self._waiting or self._more_to_come)
             if self._ended and not self._inflator.eof:
                 raise HTTPException(400, "The gzip body ends too early.")
             if inflated or self._ended:

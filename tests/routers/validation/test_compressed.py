@@ -1,11 +1,11 @@
 import gzip
 import json
 import zlib
-from typing import Any
+from typing import Annotated, Any
 
 import httpx2
 import pytest
-from fastapi import APIRouter, FastAPI, Request
+from fastapi import APIRouter, FastAPI, Form, Request
 from fastapi.routing import APIRoute
 from fastapi.testclient import TestClient
 
@@ -100,20 +100,37 @@ def test_an_encoding_that_nobody_knows_is_refused(client: TestClient) -> None:
         assert refused.headers["content-type"] == "application/problem+json"
 
 
-def test_a_route_without_a_limit_inflates_nothing() -> None:
-    router = APIRouter(route_class=GzipRoute)
+def app_with_gzip(max_body_size: int | None) -> TestClient:
+    router = APIRouter(route_class=GzipRoute, max_body_size=max_body_size)
 
-    @router.post("/")
-    async def size(request: Request) -> int:
-        return len(await request.body())
+    @router.post("/stream")
+    async def stream(request: Request) -> dict[str, Any]:
+        about = [name for name in request.headers if name.startswith("content-")]
+        return {"sizes": [len(chunk) async for chunk in request.stream()], "headers": about}
+
+    @router.post("/form")
+    async def form(name: Annotated[str, Form()]) -> str:
+        return name
 
     app = FastAPI()
     app.include_router(router)
-    client = TestClient(app, raise_server_exceptions=False)
-    assert client.post("/", content=b"plain").json() == 5
-    assert (
-        client.post("/", content=gzip.compress(b"x"), headers={"Content-Encoding": "gzip"}).status_code == 500
-    )
+    return TestClient(app, raise_server_exceptions=False)
+
+
+def test_streams_and_forms_are_inflated_too_and_know_nothing_of_it() -> None:
+    client = app_with_gzip(10 * SLICE)
+    headers = {"Content-Encoding": "gzip"}
+    answer = client.post("/stream", content=gzip.compress(b"x" * (2 * SLICE + 1)), headers=headers)
+    assert answer.json() == {"sizes": [SLICE, SLICE, 1, 0], "headers": []}
+    headers["Content-Type"] = "application/x-www-form-urlencoded"
+    assert client.post("/form", content=gzip.compress(b"name=Ada"), headers=headers).json() == "Ada"
+
+
+def test_a_route_without_a_limit_inflates_nothing() -> None:
+    client = app_with_gzip(None)
+    assert client.post("/stream", content=b"plain").json()["sizes"] == [5, 0]
+    refused = client.post("/stream", content=gzip.compress(b"x"), headers={"Content-Encoding": "gzip"})
+    assert refused.status_code == 500
 
 
 def test_trap_gzip_decompress_makes_much_of_little_whatever_the_limit() -> None:
