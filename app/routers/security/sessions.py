@@ -76,11 +76,7 @@ MAX_SESSION_SIZE = 2_800
 """Bytes of JSON. Base64, the signature and the attributes make it nearly the 4,096 that a browser keeps."""
 MAX_NOTE_LENGTH = 200
 
-router = APIRouter(
-    prefix="/security/session",
-    tags=["security"],
-    route_class=SessionRoute,
-)
+router = APIRouter(prefix="/security/session", tags=["security"], route_class=SessionRoute)
 cookie = APIKeyCookie(name=COOKIE, scheme_name="Session", description="Made by the form.", auto_error=False)
 
 
@@ -93,7 +89,9 @@ async def check_origin_of_form(request: Request) -> None:
         raise Forbidden("Only our own pages may send this form.")
 
 
-async def check_token(request: Request, csrf_token: Annotated[str, Form(max_length=100)]) -> None:
+async def check_token(
+    request: Request, csrf_token: Annotated[str, Form(min_length=1, max_length=100)]
+) -> None:
     known = request.session.get("csrf_token", "")
     if not known or not secrets.compare_digest(csrf_token.encode(), known.encode()):
         raise Forbidden("This form belongs to another session. Load its page again.")
@@ -153,8 +151,8 @@ def back_to_the_form(request: Request) -> RedirectResponse:
 @forms.post("/login", response_class=RedirectResponse, status_code=303)
 async def begin_session(
     request: Request,
-    username: Annotated[str, Form(max_length=100, examples=["ada"])],
-    password: Annotated[str, Form(max_length=1_000)],
+    username: Annotated[str, Form(min_length=1, max_length=100, examples=["ada"])],
+    password: Annotated[str, Form(min_length=1, max_length=1_000)],
     accounts: AccountsDep,
     web_sessions: WebSessionsDep,
 ) -> RedirectResponse:
