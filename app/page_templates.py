@@ -15,7 +15,7 @@ def load_templates() -> Jinja2Templates:
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
         # An environment of one's own escapes nothing unless it is told to.
-        autoescape=select_autoescape(["html"], default=True, disabled_extensions=["txt"]),
+        autoescape=select_autoescape(default=True, disabled_extensions=["txt"]),
         undefined=StrictUndefined,
     )
     return Jinja2Templates(env=environment, context_processors=[describe_answer])

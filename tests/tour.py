@@ -95,10 +95,10 @@ def application(tour: Tour) -> None:
     tour.json("GET", "/health", {"status": "ok"})
     tour.call("GET", "/ready")
     tour.call("HEAD", "/health")
-
     tour.call("GET", "/application/telemetry/work", params={"steps": 2})
     tour.call("GET", "/application/telemetry/metrics", 404)  # telemetry is off unless asked for
     tour.call("GET", "/application/telemetry/traces", 404)
+
 
 def sockets(tour: Tour) -> None:
     tour.heading("Sockets")
@@ -170,6 +170,18 @@ def responses(tour: Tour) -> None:
     custom = tour.call("GET", "/custom-headers")
     tour.check(custom.json() == {"message": "Hello"}, "the message")
     tour.check(custom.headers["x-custom-header"] == "FastAPI", "the header")
+    rows = "/responses/items"
+    table = tour.call("GET", rows, headers={"Accept": "application/json;q=0.1, text/csv"})
+    tour.check(table.text.startswith("id,name,price_cents"), "the CSV that was asked for")
+    tour.call("GET", rows, headers={"Accept": "application/vnd.msgpack"})
+    tour.check("text/csv" in tour.call("GET", rows, 406, headers={"Accept": "text/html"}).text, "the offer")
+    known = {"fullName": "Ada Lovelace", "language": "en", "newsletter": False}
+    tour.json("GET", "/responses/contact/known", known)
+    tour.json(
+        "PATCH", f"{rows}/42", {"id": "42", "name": "Linker", "price_cents": 5200}, json={"name": "Linker"}
+    )
+    tour.call("PATCH", f"{rows}/42", 422, json={"name": None})
+    tour.check(tour.call("GET", "/items/42/label").text.startswith("Linker"), "the new name on the label")
     redirect = tour.call("GET", "/redirect", 307)
     tour.check(redirect.headers["location"].startswith("https://fastapi.tiangolo.com"), "the FastAPI site")
 
@@ -256,6 +268,22 @@ def streaming(tour: Tour) -> None:
     )
     rows = [json.loads(line) for line in tour.call("GET", "/streaming/rows").text.splitlines()]
     tour.check(len(rows) > 1, "a row a line")
+    answer = tour.call("POST", "/streaming/answers", json={"text": "word by word"})
+    tour.check(answer.text.count("event: word") == 3 and "event: done" in answer.text, "three words")
+    jsonl = {"Content-Type": "application/jsonl"}
+    good, bad = '{"id": "foo", "price_cents": 1}\n', '{"id": "foo"}\n'
+    tour.json("PATCH", "/streaming/rows", {"rows": 1}, headers=jsonl, content=good)
+    refused = tour.call("PATCH", "/streaming/rows", 422, headers=jsonl, content=good + bad).json()
+    tour.check(refused["errors"][0]["loc"][:2] == ["body", 2], "the number of the bad line")
+    tour.call("GET", "/streaming/owners/1/rows.csv")
+    tour.call("GET", "/streaming/owners/99/rows.csv", 404)
+    seen, missed = (
+        tour.call("POST", "/streaming/feed", 201, json={"text": text}).json()["id"] for text in ("one", "two")
+    )
+    headers = {"Last-Event-ID": seen}
+    with tour.client.stream("GET", "/streaming/feed", headers=headers) as feed:
+        line = next(line for line in feed.iter_lines() if line.startswith("id:") and seen not in line)
+    tour.check(line == f"id: {missed}", "the event that was missed")
 
 
 def composition(tour: Tour) -> None:

@@ -264,6 +264,8 @@ def page_of(template: str, context: dict[str, str], **options: Any) -> str:
 def test_trap_an_environment_of_ones_own_escapes_nothing_unless_it_is_told_to() -> None:
     assert page_of("{{ name }}", {"name": HOSTILE}) == HOSTILE
     assert "<" not in load_templates().env.from_string("{{ name }}").render(name=HOSTILE)
+    escapes = load_templates().env.autoescape
+    assert callable(escapes) and escapes("figure.svg") and not escapes("label.txt")
 
 
 def test_trap_a_misspelled_name_is_an_empty_place() -> None:
