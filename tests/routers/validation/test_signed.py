@@ -1,5 +1,6 @@
 import hmac
 import json
+from concurrent.futures import ThreadPoolExecutor
 from time import time
 
 import httpx2
@@ -48,6 +49,9 @@ def test_a_message_with_a_good_signature_is_taken_once(client: TestClient, key: 
     # A sender that missed the answer signs the message anew.
     assert deliver(client, key, age=1).json() == {"type": "user.created", "first_time": False}
     assert deliver(client, key, id="msg_2").json()["first_time"] is True
+    with ThreadPoolExecutor(8) as threads:
+        at_once = list(threads.map(lambda _: deliver(client, key, id="msg_3").json()["first_time"], range(8)))
+    assert sorted(at_once) == [False] * 7 + [True]
 
 
 def test_a_message_that_was_changed_is_not_signed_or_is_too_old_is_refused_before_the_model_looks_at_it(
