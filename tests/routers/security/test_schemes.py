@@ -108,7 +108,9 @@ def test_a_key_beyond_ascii_is_refused_like_any_other(client: TestClient) -> Non
         assert client.get(f"/security/caller?api_key={query}").status_code == 401
 
 
-@pytest.mark.parametrize("value", [KEY, "", sha256(b"").hexdigest().upper()])
+@pytest.mark.parametrize(
+    "value", [KEY, "", sha256(b"").hexdigest().upper()], ids=["key", "empty", "capitals"]
+)
 def test_the_settings_take_a_digest_and_no_key(value: str) -> None:
     with pytest.raises(ValidationError, match="api_keys") as refused:
         SecuritySettings(api_keys={"ci": value})
