@@ -15,6 +15,11 @@ that something is slow or fails, and traces to see which part of which request i
 (`OTEL_EXPORTER_OTLP_ENDPOINT`, `OTEL_SERVICE_NAME`); with several workers, which share no memory, that is
 the way to read them. Every log line of a request has its `trace_id` beside the `request_id`.
 
+Off costs nothing. Of the requests a second that a short route answers without telemetry, `metrics` leaves
+0.7, `traces` 0.5, `all` 0.4, and 0.3 when it is sent too; 0.5 with `APP_TELEMETRY__SAMPLED_SHARE=0.01`, which
+records one request in a hundred (`python -m benchmarks.telemetry`). What a level costs is the same for every
+route, 0.1 to 0.4 ms on the machine that was measured: where a query takes 10 ms nobody notices.
+
 Who can read these addresses learns how the service is built and used: let the proxy keep
 `/application/telemetry` inside. It should also drop `traceparent` of callers it does not trust, for theirs
 decides whether a trace is recorded. `app/telemetry.py` has the providers and the list of what may leave.
@@ -22,12 +27,14 @@ decides whether a trace is recorded. `app/telemetry.py` has the providers and th
 ## The trap
 
 FastAPI's spans have the raw path, the query and the `Host`, and so the e-mail addresses and tokens in them;
-a span of your own has the text of every exception. All of that goes to the collector. A raw path as an
-attribute of a metric makes a new series for each path that a scanner tries. `get_telemetry_data()` holds
-bodies, passwords too, for processors that know what to leave out. A typing error in a key of `telemetry=` is
-accepted in silence (a `TelemetryConfig` is checked by mypy), and Starlette's `OpenTelemetryMiddleware` on
-top of it makes a second trace of every request. `set_tracer_provider` and the usual Prometheus registry are the
-process's: two apps get each other's figures. With `auto_configure` a dead collector holds up the stop.
+a span of your own has the text of every exception, and so have the log events. All of that goes to the
+collector. `get_telemetry_data()` holds bodies, passwords too, for processors that know what to leave out.
+
+A raw path as an attribute of a metric makes a new series for each path that a scanner tries. A typing error
+in a key of `telemetry=` is accepted in silence (a `TelemetryConfig` is checked by mypy), and Starlette's
+`OpenTelemetryMiddleware` on top of it makes a second trace of every request. The usual Prometheus registry is
+the process's: two apps get each other's figures; and of two that read it at once, one gets nothing. With
+`auto_configure` a dead collector holds up the stop.
 
 ## What is proven
 
