@@ -27,9 +27,9 @@ from app.security.logins import Logins
 from app.security.web_sessions import WebSessions
 from app.settings import Settings
 from app.storage.disk import DiskStorage
-
-
 from app.telemetry import Telemetry
+
+
 async def get_state(connection: HTTPConnection) -> State:
     return cast(State, connection.state)
 
@@ -45,12 +45,12 @@ async def get_keys(state: StateDep) -> SigningKeys:
     return state["keys"]
 
 
-async def get_access_tokens(state: StateDep) -> AccessTokens:
-    return state["access_tokens"]
 async def get_telemetry(state: StateDep) -> Telemetry:
     return state["telemetry"]
 
 
+async def get_access_tokens(state: StateDep) -> AccessTokens:
+    return state["access_tokens"]
 
 
 async def get_accounts(state: StateDep) -> Accounts:
@@ -105,6 +105,7 @@ async def open_session(state: StateDep) -> AsyncIterator[AsyncSession]:
 
 SettingsDep = Annotated[Settings, Depends(get_settings)]
 KeysDep = Annotated[SigningKeys, Depends(get_keys)]
+TelemetryDep = Annotated[Telemetry, Depends(get_telemetry)]
 AccessTokensDep = Annotated[AccessTokens, Depends(get_access_tokens)]
 AccountsDep = Annotated[Accounts, Depends(get_accounts)]
 LoginsDep = Annotated[Logins, Depends(get_logins)]
@@ -117,7 +118,6 @@ MailerDep = Annotated[Mailer, Depends(get_mailer)]
 TasksDep = Annotated[TaskManager, Depends(get_tasks)]
 WebhooksDep = Annotated[WebhookSender, Depends(get_webhooks)]
 ConnectionsDep = Annotated[ConnectionManager, Depends(get_connections)]
-TelemetryDep = Annotated[Telemetry, Depends(get_telemetry)]
 FeedDep = Annotated[Feed, Depends(get_feed)]
 TemplatesDep = Annotated[Jinja2Templates, Depends(get_templates)]
 # Function scope: the commit is done, and the connection back in its pool, before the answer leaves. So it is
