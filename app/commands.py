@@ -166,6 +166,6 @@ def _output(operation: JSON) -> str:
     }
     if kinds & STREAMS:
         return "-N"
-    if any(not kind.startswith("text/") and kind != "application/json" for kind in kinds):
+    if kinds and not any(kind.startswith("text/") or kind == "application/json" for kind in kinds):
         return "-OJ"
     return "-i"

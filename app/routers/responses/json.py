@@ -92,7 +92,8 @@ async def odd() -> OrjsonResponse:
 
 
 class Reading(BaseModel):
-    ratio: float
+    # NaN arrives as null; without None the document would not say so.
+    ratio: float | None
     names: dict[int, str]
     atoms: int
 

@@ -51,11 +51,9 @@ def keeps_its_word(app: FastAPI, path: str, answer: dict[str, Any]) -> bool:
     return set(model["required"]) <= set(answer) <= set(model["properties"])
 
 
-@pytest.mark.parametrize("path", ["", "/set", "/unusual", "/known", "/brief", "/public"])
-def test_every_sparse_answer_has_the_names_that_its_schema_requires(
-    app: FastAPI, client: TestClient, path: str
-) -> None:
-    assert keeps_its_word(app, f"/responses/contact{path}", contact(client, path))
+def test_every_sparse_answer_has_the_names_that_its_schema_requires(app: FastAPI, client: TestClient) -> None:
+    for path in ("", "/set", "/unusual", "/known", "/brief", "/public"):
+        assert keeps_its_word(app, f"/responses/contact{path}", contact(client, path)), path
 
 
 URL = "/responses/items/42"
@@ -90,13 +88,11 @@ WRONG: list[dict[str, Any]] = [
 ]
 
 
-@pytest.mark.parametrize("patch", WRONG, ids=str)
-def test_a_patch_with_a_null_or_an_unknown_field_is_refused(
-    client: TestClient, patch: dict[str, Any]
-) -> None:
-    refused = client.patch(URL, json=patch)
-    assert refused.status_code == 422
-    assert refused.headers["content-type"] == "application/problem+json"
+def test_a_patch_with_a_null_or_an_unknown_field_is_refused(client: TestClient) -> None:
+    for patch in WRONG:
+        refused = client.patch(URL, json=patch)
+        assert refused.status_code == 422, patch
+        assert refused.headers["content-type"] == "application/problem+json"
     assert client.patch(URL, json={}).json() == COMPILER
 
 

@@ -1,3 +1,4 @@
+import sys
 from collections.abc import Iterator
 from http.cookies import SimpleCookie
 from typing import Annotated, Any
@@ -245,6 +246,12 @@ def test_trap_a_deletion_without_the_attributes_is_not_for_a_host_cookie() -> No
         response.delete_cookie(HOST_COOKIE)
 
     assert "secure" not in attributes(answer_of(logout).headers["set-cookie"])
+
+
+@pytest.mark.skipif(sys.version_info >= (3, 14), reason="there it works")
+def test_trap_a_partitioned_cookie_needs_a_newer_python() -> None:
+    with pytest.raises(ValueError, match=r"Python 3\.14"):
+        Response().set_cookie("embedded", "x", secure=True, samesite="none", partitioned=True)
 
 
 def test_trap_a_location_written_by_hand_leads_out_of_the_prefix() -> None:

@@ -254,6 +254,11 @@ def test_trap_the_name_before_the_request_is_not_a_template_response(tmp_path: P
         templates.TemplateResponse("page.html", {"request": request})  # type: ignore[arg-type]  # the old order
 
 
+def test_trap_options_of_the_environment_are_no_options_of_the_templates(tmp_path: Path) -> None:
+    with pytest.raises(TypeError):
+        Jinja2Templates(tmp_path, autoescape=True)  # type: ignore[call-overload]  # as it was once
+
+
 def page_of(template: str, context: dict[str, str], **options: Any) -> str:
     """What an endpoint sends that renders this template in an environment of its own."""
     templates = Jinja2Templates(env=Environment(loader=DictLoader({"page.html": template})), **options)  # noqa: S701

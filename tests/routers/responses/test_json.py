@@ -53,6 +53,11 @@ def test_a_return_type_writes_nan_as_null_numbers_as_keys_and_integers_of_any_si
     assert content == b'{"ratio":null,"names":{"1":"a number as key"},"atoms":1180591620717411303424}'
 
 
+def test_the_null_of_a_number_that_is_none_is_documented(client: TestClient) -> None:
+    schema = client.get("/openapi.json").json()["components"]["schemas"]["Reading"]
+    assert {"type": "null"} in schema["properties"]["ratio"]["anyOf"]
+
+
 def test_a_dataclass_is_documented_like_a_model_and_its_bytes_are_base64_for_urls(client: TestClient) -> None:
     empty = hashlib.sha256(b"").digest()
     digest = base64.urlsafe_b64encode(empty).decode()

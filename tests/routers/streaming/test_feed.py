@@ -115,11 +115,11 @@ def test_an_id_from_before_a_restart_is_a_gap_of_unknown_size(client: TestClient
         assert follower.next()["id"] == kept
 
 
-@pytest.mark.parametrize("last", ["1", "-1", "abc", "0badcafe-", "0badcafe-1.5", "x" * 40])
-def test_a_malformed_or_future_id_is_refused_before_the_stream_begins(client: TestClient, last: str) -> None:
-    for event_id, status in ((last, 400), (feed_of(client).id_of(1), 400), ("x" * 51, 422)):
+def test_a_malformed_or_future_id_is_refused_before_the_stream_begins(client: TestClient) -> None:
+    future = feed_of(client).id_of(1)
+    for event_id in (future, "1", "-1", "abc", "0badcafe-", "0badcafe-1.5", "x" * 40, "x" * 51):
         with Follower(client, event_id) as refused:
-            assert refused.answer.status_code == status
+            assert refused.answer.status_code == (422 if len(event_id) > 50 else 400), event_id
             assert refused.answer.headers["content-type"] == "application/problem+json"
 
 
@@ -218,12 +218,11 @@ def test_every_stream_ends_with_a_farewell_when_the_service_stops(client: TestCl
             assert each.next() == {}
 
 
-@pytest.mark.parametrize("text", ["", "x" * 501, None, 5, "\ud800"])
-def test_news_out_of_bounds_are_refused(client: TestClient, text: Any) -> None:
-    answer = client.post(
-        URL, content=json.dumps({"text": text}), headers={"Content-Type": "application/json"}
-    )
-    assert answer.status_code == 422
+def test_news_out_of_bounds_are_refused(client: TestClient) -> None:
+    for text in ("", "x" * 501, None, 5, "\ud800"):
+        content = json.dumps({"text": text})
+        answer = client.post(URL, content=content, headers={"Content-Type": "application/json"})
+        assert answer.status_code == 422, content
     assert feed_of(client).last == 0
 
 

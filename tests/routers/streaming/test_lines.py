@@ -1,13 +1,15 @@
 import asyncio
 import csv
 import json
-from collections.abc import AsyncIterable, AsyncIterator
+import math
+import threading
+from collections.abc import AsyncIterable, AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from typing import Annotated, Any, cast
 
 import httpx2
 import pytest
-from fastapi import Depends, FastAPI, HTTPException, Request, Response
+from fastapi import BackgroundTasks, Depends, FastAPI, HTTPException, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 from fastapi.testclient import TestClient
 from sqlalchemy import select
@@ -186,15 +188,14 @@ LINES = (
 )
 
 
-@pytest.mark.parametrize("size", [1, 7, 1_000])
-def test_prices_are_taken_line_by_line_however_the_body_is_cut_into_chunks(
-    client: TestClient, size: int
-) -> None:
+def test_prices_are_taken_line_by_line_however_the_body_is_cut_into_chunks(client: TestClient) -> None:
     before = prices(client)
-    chunks = (LINES[start : start + size] for start in range(0, len(LINES), size))
-    answer = change(client, chunks)
-    assert (answer.status_code, answer.json()) == (200, {"rows": 2})
-    assert prices(client) == before | {"foo": 3, "bar": 2}
+    for size in (1, 7, 1_000):
+        change(client, '{"id": "foo", "price_cents": 0}\n{"id": "bar", "price_cents": 0}')
+        chunks = (LINES[start : start + size] for start in range(0, len(LINES), size))
+        answer = change(client, chunks)
+        assert (answer.status_code, answer.json()) == (200, {"rows": 2})
+        assert prices(client) == before | {"foo": 3, "bar": 2}
     assert change(client, b"").json() == {"rows": 0}
     assert change(client, LINES, "application/json").status_code == 415
 
@@ -202,34 +203,34 @@ def test_prices_are_taken_line_by_line_however_the_body_is_cut_into_chunks(
 GOOD = '{"id": "foo", "price_cents": 1}\n'
 
 
-@pytest.mark.parametrize(
-    ("line", "place", "kind"),
-    [
-        ("swordfish", [], "json_invalid"),
-        ('{"id": "bar", "price_cents": "swordfish"}', ["price_cents"], "int_type"),
-        ('{"id": "bar", "price_cents": -1}', ["price_cents"], "greater_than_equal"),
-        ('{"id": "bar"}', ["price_cents"], "missing"),
-        ('{"id": "bar", "price_cents": 1, "x": 1}', ["x"], "extra_forbidden"),
-        ('["swordfish"]', [], "model_type"),
-        ('{"id": "swordfish", "price_cents": 1}', [], "item_unknown"),
-        ('{"id": "\\ud800", "price_cents": 1}', [], "json_invalid"),
-        ('{"id": "a\\u0000", "price_cents": 1}', ["id"], "string_pattern_mismatch"),
-        ("x" * 1_001, [], "line_too_long"),
-        ("[" * 1_000, [], "json_invalid"),
-    ],
-)
+BAD_LINES: list[tuple[str, list[str], str]] = [
+    ("swordfish", [], "json_invalid"),
+    ('{"id": "bar", "price_cents": "swordfish"}', ["price_cents"], "int_type"),
+    ('{"id": "bar", "price_cents": -1}', ["price_cents"], "greater_than_equal"),
+    ('{"id": "bar"}', ["price_cents"], "missing"),
+    ('{"id": "bar", "price_cents": 1, "x": 1}', ["x"], "extra_forbidden"),
+    ('["swordfish"]', [], "model_type"),
+    ('{"id": "swordfish", "price_cents": 1}', [], "item_unknown"),
+    ('{"id": "\\ud800", "price_cents": 1}', [], "json_invalid"),
+    ('{"id": "a\\u0000", "price_cents": 1}', ["id"], "string_pattern_mismatch"),
+    ("x" * 1_001, [], "line_too_long"),
+    ("[" * 1_000, [], "json_invalid"),
+]
+
+
 def test_one_bad_line_refuses_all_and_is_named_by_its_number(
-    client: TestClient, line: str, place: list[str], kind: str, monkeypatch: pytest.MonkeyPatch
+    client: TestClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lines, "PAGE_ROWS", 1)  # so that a good line has been written when the bad one is met
     before = prices(client)
-    answer = change(client, f"{GOOD}{line}\n{GOOD}")
-    assert answer.status_code == 422
-    assert answer.headers["content-type"] == "application/problem+json"
-    [error] = answer.json()["errors"]
-    assert (error["loc"], error["type"]) == (["body", 2, *place], kind)
-    assert "swordfish" not in answer.text
-    assert prices(client) == before
+    for line, place, kind in BAD_LINES:
+        answer = change(client, f"{GOOD}{line}\n{GOOD}")
+        assert answer.status_code == 422
+        assert answer.headers["content-type"] == "application/problem+json"
+        [error] = answer.json()["errors"]
+        assert (error["loc"], error["type"]) == (["body", 2, *place], kind)
+        assert "swordfish" not in answer.text
+        assert prices(client) == before
 
 
 def test_bytes_that_are_no_text_are_a_bad_line(client: TestClient) -> None:
@@ -339,6 +340,39 @@ def test_trap_a_plain_stream_has_no_content_type_and_a_json_response_cannot_stre
     json_class.add_api_route("/", rows, response_class=JSONResponse)
     assert "content-type" not in answer_of(plain).headers
     assert answer_of(json_class).status_code == 500
+
+
+def test_trap_a_list_that_is_returned_is_one_array_whatever_was_annotated() -> None:
+    async def returned() -> Iterable[int]:
+        return [1, 2]
+
+    async def streamed() -> AsyncIterable[int]:
+        for n in (1, 2):
+            yield n
+
+    array, stream = FastAPI(), FastAPI()
+    array.add_api_route("/", returned)
+    stream.add_api_route("/", streamed)
+    assert (answer_of(array).headers["content-type"], answer_of(array).text) == ("application/json", "[1,2]")
+    assert (answer_of(stream).headers["content-type"], answer_of(stream).text) == (
+        "application/jsonl",
+        "1\n2\n",
+    )
+
+
+def test_a_plain_generator_runs_in_worker_threads_and_its_background_task_after_its_end() -> None:
+    app = FastAPI()
+    seen: list[str] = []
+
+    @app.get("/")
+    def rows(tasks: BackgroundTasks) -> Iterable[float]:
+        tasks.add_task(seen.append, "task")
+        seen.append(threading.current_thread().name)
+        yield math.nan
+
+    assert answer_of(app).text == "null\n"
+    thread, task = seen
+    assert "worker thread" in thread and task == "task"
 
 
 def test_trap_who_stores_line_by_line_has_stored_half_of_a_bad_body() -> None:
