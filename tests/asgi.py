@@ -94,6 +94,25 @@ class Call:
     def body(self) -> bytes:
         return b"".join(message.get("body", b"") for message in self.sent)
 
+    @property
+    def chunks(self) -> list[bytes]:
+        return [message["body"] for message in self.sent if message.get("body")]
+
+    def leave(self) -> None:
+        self.incoming.put_nowait({"type": "http.disconnect"})
+
+
+class SlowCall(Call):
+    """One whose client takes what is sent only while `reads` is set."""
+
+    def __init__(self, app: ASGIApp, scope: Scope, *incoming: Message) -> None:
+        super().__init__(app, scope, *incoming)
+        self.reads = asyncio.Event()
+
+    async def _send(self, message: Message) -> None:
+        await self.reads.wait()
+        await super()._send(message)
+
 
 EMPTY_BODY: Message = {"type": "http.request", "body": b"", "more_body": False}
 CONNECT: Message = {"type": "websocket.connect"}

@@ -39,9 +39,8 @@ it.
 
 ## Read more
 
-`fastapi.sse.format_sse_event(data_str=, event=, id=, retry=, comment=)`, `class
-EventBytes(StreamingResponse)`. [Stream data](https://fastapi.tiangolo.com/advanced/stream-data/) in the
-FastAPI documentation,
+`fastapi.sse.format_sse_event(data_str=, event=, id=, retry=, comment=)`, `StreamingResponse.media_type`.
+[Stream data](https://fastapi.tiangolo.com/advanced/stream-data/) in the FastAPI documentation,
 [Last-Event-ID](https://html.spec.whatwg.org/multipage/server-sent-events.html#the-last-event-id-header) at
 WHATWG.
 """

@@ -8,13 +8,12 @@ from fastapi import FastAPI
 from fastapi.sse import ServerSentEvent, format_sse_event
 from fastapi.testclient import TestClient
 from pydantic import ValidationError
-from starlette.types import Message
 
 from app.lifespan import State
 from app.realtime.feed import Feed
 from app.routers.streaming import feed as page
 from app.settings import FeedSettings, Settings
-from tests.asgi import LIMIT, Call, http_scope
+from tests.asgi import LIMIT, SlowCall, http_scope
 
 URL = "/streaming/feed"
 HISTORY = 3
@@ -123,26 +122,12 @@ def test_a_malformed_or_future_id_is_refused_before_the_stream_begins(client: Te
             assert refused.answer.headers["content-type"] == "application/problem+json"
 
 
-class FollowingCall(Call):
-    """A client that takes what is sent only while `reads` is set."""
-
-    def __init__(self, app: FastAPI, state: State) -> None:
-        scope = http_scope(URL)
-        scope["state"] = state
-        super().__init__(app, scope)
-        self.reads = asyncio.Event()
-        self.reads.set()
-
-    async def _send(self, message: Message) -> None:
-        await self.reads.wait()
-        await super()._send(message)
-
-    @property
-    def bodies(self) -> list[bytes]:
-        return [message["body"] for message in self.sent if message.get("body")]
-
-    def leave(self) -> None:
-        self.incoming.put_nowait({"type": "http.disconnect"})
+def following(app: FastAPI, state: State) -> SlowCall:
+    scope = http_scope(URL)
+    scope["state"] = state
+    call = SlowCall(app, scope)
+    call.reads.set()
+    return call
 
 
 @pytest.mark.anyio
@@ -150,7 +135,7 @@ async def test_a_reader_that_stands_still_costs_no_memory_and_is_told_of_its_gap
     async with app.router.lifespan_context(app) as opened:
         state = cast(State, opened)
         feed = state["feed"]
-        call = FollowingCall(app, state)
+        call = following(app, state)
         running = asyncio.create_task(call.run())
         await call.until_sent(2)  # the head, and that it is connected
         call.reads.clear()
@@ -165,7 +150,7 @@ async def test_a_reader_that_stands_still_costs_no_memory_and_is_told_of_its_gap
         call.leave()
         await running
     # It may have waited with one event in its hand.
-    *_, gap, a, b, c, goodbye = call.bodies
+    *_, gap, a, b, c, goodbye = call.chunks
     assert b"event: gap" in gap and b"event: goodbye" in goodbye
     assert [json.loads(each.split(b"data: ")[1].split(b"\n")[0])["text"] for each in (a, b, c)] == [
         "997",
@@ -178,7 +163,7 @@ async def test_a_reader_that_stands_still_costs_no_memory_and_is_told_of_its_gap
 async def test_an_event_is_written_once_for_all_followers(app: FastAPI) -> None:
     async with app.router.lifespan_context(app) as opened:
         state = cast(State, opened)
-        calls = [FollowingCall(app, state) for _ in range(2)]
+        calls = [following(app, state) for _ in range(2)]
         running = [asyncio.create_task(call.run()) for call in calls]
         for call in calls:
             await call.until_sent(2)
@@ -187,7 +172,7 @@ async def test_an_event_is_written_once_for_all_followers(app: FastAPI) -> None:
             await call.until_sent(3)
             call.leave()
         await asyncio.gather(*running)
-    first, second = (call.bodies[1] for call in calls)
+    first, second = (call.chunks[1] for call in calls)
     assert first is second
 
 

@@ -10,28 +10,15 @@ from fastapi import Depends, FastAPI, HTTPException
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 from fastapi.testclient import TestClient
 from pydantic import ValidationError
-from starlette.types import Message, Scope
 
 from app.lifespan import State
 from app.routers.streaming import sse
 from app.settings import Settings
-from tests.asgi import Call, http_scope
+from tests.asgi import SlowCall, http_scope
 from tests.server import Server, serve
 
 URL = "/streaming/events"
 TIMEOUT = 10.0
-
-
-class SlowCall(Call):
-    """A client that takes nothing until `reads` is set."""
-
-    def __init__(self, app: FastAPI, scope: Scope) -> None:
-        super().__init__(app, scope)
-        self.reads = asyncio.Event()
-
-    async def _send(self, message: Message) -> None:
-        await self.reads.wait()
-        await super()._send(message)
 
 
 def parse(text: str) -> list[dict[str, str]]:
