@@ -1,5 +1,6 @@
 """Fixtures for all tests: an app with its own folders, a client for it, and a real server."""
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,10 +13,27 @@ from app.settings import Settings
 from tests.server import Server, serve
 
 
+@pytest.fixture(scope="session")
+def seeded_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data folder as the first start leaves it: a copy of it saves each test most of its start."""
+    folder = tmp_path_factory.mktemp("seeded")
+    settings = Settings(data_dir=folder / "data", uploads_dir=folder / "uploads")
+    with TestClient(create_app(settings)):
+        pass
+    return settings.data_dir
+
+
 @pytest.fixture
-def settings(tmp_path: Path) -> Settings:
+def settings(tmp_path: Path, seeded_data: Path) -> Settings:
     """Touch nothing outside the test's own folder. A test module overrides this to change limits."""
+    shutil.copytree(seeded_data, tmp_path / "data")
     return Settings(data_dir=tmp_path / "data", uploads_dir=tmp_path / "uploads")
+
+
+@pytest.fixture
+def new_settings(tmp_path: Path) -> Settings:
+    """Those of a service that was never started."""
+    return Settings(data_dir=tmp_path / "new" / "data", uploads_dir=tmp_path / "new" / "uploads")
 
 
 @pytest.fixture

@@ -8,14 +8,14 @@ from app.database.session import open_database
 from app.settings import Settings
 
 
-def test_the_database_gives_the_ids_and_begins_at_1(settings: Settings) -> None:
+def test_the_database_gives_the_ids_and_begins_at_1(new_settings: Settings) -> None:
     given: list[int | None] = []
 
     def note(session: Session, *_: object) -> None:
         given.extend(user.id for user in session.new if isinstance(user, User))
 
     async def seeded() -> tuple[list[tuple[int, str]], list[tuple[str, int]]]:
-        async with open_database(settings.sqlalchemy_url) as sessions, sessions() as session:
+        async with open_database(new_settings.sqlalchemy_url) as sessions, sessions() as session:
             users = await session.execute(select(User.id, User.name).order_by(User.id))
             items = await session.execute(select(Item.id, Item.owner_id).order_by(Item.id))
             return [(id, name) for id, name in users], [(id, owner) for id, owner in items]

@@ -175,7 +175,7 @@ class Price(BaseModel):
     price: int
 
 
-class Change(BaseModel):
+class PriceChange(BaseModel):
     price: Annotated[int, Field(ge=0, le=1_000_000)]
     instead_of: int
 
@@ -191,7 +191,7 @@ async def read_price(
 
 
 @router.put("/dependencies/prices/{name}")
-async def change_price(name: Name, change: Change, line: LineDep) -> Price:
+async def change_price(name: Name, change: PriceChange, line: LineDep) -> Price:
     """Changes a price that is still `instead_of`; the exit code of `open_line` finds out."""
     line.change(name, change.price, change.instead_of)
     return Price(name=name, price=change.price)
