@@ -1,4 +1,5 @@
 import re
+from dataclasses import dataclass
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
@@ -6,6 +7,7 @@ from pathlib import Path
 import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
+from httpx2 import Response
 from starlette.types import Message, Receive, Scope, Send
 
 from app.catalogue import GROUPS, PAGES, Page, read_page
@@ -41,8 +43,21 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> TestClient:
     return TestClient(create_app(Settings(data_dir=folder, uploads_dir=folder)))
 
 
-def test_the_front_page_leads_to_every_page(client: TestClient) -> None:
-    links = Elements(client.get("/").text).attributes("href")
+@dataclass(frozen=True)
+class WebPage:
+    answer: Response
+    elements: Elements
+
+
+@pytest.fixture(scope="module")
+def web_pages(client: TestClient) -> dict[str, WebPage]:
+    """Each page, asked for once."""
+    answers = {path: client.get(path) for path in WEB_PAGES}
+    return {path: WebPage(answer, Elements(answer.text)) for path, answer in answers.items()}
+
+
+def test_the_front_page_leads_to_every_page(web_pages: dict[str, WebPage]) -> None:
+    links = web_pages["/"].elements.attributes("href")
     assert [link for link in links if link.startswith("/pages/")] == [f"/pages/{page.path}" for page in PAGES]
 
 
@@ -72,10 +87,10 @@ def test_the_catalogue_is_sent_in_slices_between_which_the_event_loop_is_free(cl
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.path)
-def test_a_page_shows_its_text_trap_claims_routes_and_code(client: TestClient, page: Page) -> None:
+def test_a_page_shows_its_text_trap_claims_routes_and_code(web_pages: dict[str, WebPage], page: Page) -> None:
     text = read_page(page)
-    html = client.get(f"/pages/{text.path}").text
-    elements = Elements(html)
+    shown = web_pages[f"/pages/{text.path}"]
+    html, elements = shown.answer.text, shown.elements
     assert set(elements.attributes("id")) >= {
         "trap",
         "proof",
@@ -90,10 +105,11 @@ def test_a_page_shows_its_text_trap_claims_routes_and_code(client: TestClient, p
 
 
 @each_web_page
-def test_a_web_page_has_nothing_inline_and_asks_no_other_host(client: TestClient, path: str) -> None:
-    answer = client.get(path)
-    assert "unsafe" not in answer.headers["content-security-policy"]
-    elements = Elements(answer.text)
+def test_a_web_page_has_nothing_inline_and_asks_no_other_host(
+    client: TestClient, web_pages: dict[str, WebPage], path: str
+) -> None:
+    assert "unsafe" not in web_pages[path].answer.headers["content-security-policy"]
+    elements = web_pages[path].elements
     assert not {"script", "style", "iframe", "img"} & {tag for tag, _ in elements.found}
     assert not [
         name for _, attrs in elements.found for name in attrs if name == "style" or name.startswith("on")
@@ -104,8 +120,10 @@ def test_a_web_page_has_nothing_inline_and_asks_no_other_host(client: TestClient
 
 
 @each_web_page
-def test_a_web_page_has_landmarks_headings_in_order_and_each_id_once(client: TestClient, path: str) -> None:
-    elements = Elements(client.get(path).text)
+def test_a_web_page_has_landmarks_headings_in_order_and_each_id_once(
+    web_pages: dict[str, WebPage], path: str
+) -> None:
+    elements = web_pages[path].elements
     tags = [tag for tag, _ in elements.found]
     assert {"main", "header", "nav"} <= set(tags)
     assert ("a", {"class": "skip", "href": "#main"}) in elements.found
@@ -119,10 +137,10 @@ def test_a_web_page_has_landmarks_headings_in_order_and_each_id_once(client: Tes
             assert link[1:] in ids
 
 
-def test_previous_and_next_lead_through_all_pages(client: TestClient) -> None:
+def test_previous_and_next_lead_through_all_pages(web_pages: dict[str, WebPage]) -> None:
     visited = [f"/pages/{PAGES[0].path}"]
     while True:
-        links = [attrs for tag, attrs in Elements(client.get(visited[-1]).text).found if tag == "a"]
+        links = [attrs for tag, attrs in web_pages[visited[-1]].elements.found if tag == "a"]
         onward = [str(link["href"]) for link in links if link.get("rel") == "next"]
         backward = [str(link["href"]) for link in links if link.get("rel") == "prev"]
         assert backward == visited[-2:-1]
