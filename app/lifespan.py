@@ -103,9 +103,7 @@ def open_state(settings: Settings, telemetry: Telemetry) -> Lifespan:
     return lifespan
 
 
-async def finish_jobs(
-    tasks: TaskManager, mailer: Mailer, webhooks: WebhookSender, seconds: float
-) -> None:
+async def finish_jobs(tasks: TaskManager, mailer: Mailer, webhooks: WebhookSender, seconds: float) -> None:
     """One time limit for all that runs beside the requests. What is not done by then, its owner ends."""
     with anyio.move_on_after(seconds):
         await tasks.drained()

@@ -288,8 +288,10 @@ def streaming(tour: Tour) -> None:
 
 def composition(tour: Tour) -> None:
     tour.heading("Documents, and requests that the service makes")
-    warm = {"params": {"celsius": 37}, "headers": {"Accept": "text/plain"}}
-    tour.check(tour.call("GET", "/composition/openapi/temperature", **warm).text == "98.6 °F", "plain text")
+    plain = tour.call(
+        "GET", "/composition/openapi/temperature", params={"celsius": 37}, headers={"Accept": "text/plain"}
+    )
+    tour.check(plain.text == "98.6 °F", "plain text")
     own = tour.call("GET", "/composition/openapi/documents/streaming").json()
     tour.check("/streaming/rows" in own["paths"] and "/users" not in own["paths"], "the routes of the group")
     inside = {"url": f"https://{tour.server.host}/hooks"}
