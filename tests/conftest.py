@@ -23,11 +23,17 @@ def seeded_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return settings.data_dir
 
 
+@pytest.fixture(scope="session")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("home")
+
+
 @pytest.fixture
-def settings(tmp_path: Path, seeded_data: Path) -> Settings:
-    """Touch nothing outside the test's own folder. A test module overrides this to change limits."""
-    shutil.copytree(seeded_data, tmp_path / "data")
-    return Settings(data_dir=tmp_path / "data", uploads_dir=tmp_path / "uploads")
+def settings(home: Path, seeded_data: Path) -> Settings:
+    """The same for every test, and their folders as new. A test module overrides this to change limits."""
+    shutil.rmtree(home)
+    shutil.copytree(seeded_data, home / "data")
+    return Settings(data_dir=home / "data", uploads_dir=home / "uploads")
 
 
 @pytest.fixture
@@ -36,9 +42,24 @@ def new_settings(tmp_path: Path) -> Settings:
     return Settings(data_dir=tmp_path / "new" / "data", uploads_dir=tmp_path / "new" / "uploads")
 
 
+@pytest.fixture(scope="session")
+def spare_apps() -> list[tuple[Settings, FastAPI]]:
+    return []
+
+
 @pytest.fixture
-def app(settings: Settings) -> FastAPI:
-    return create_app(settings)
+def app(settings: Settings, spare_apps: list[tuple[Settings, FastAPI]]) -> Iterator[FastAPI]:
+    """An app with these settings. What it opens is each test's own, but not always the app: FastAPI makes its
+    routes ready at the first request, and that takes longer than most tests."""
+    spare = next((each for each in spare_apps if each[0] == settings), None)
+    if spare:
+        spare_apps.remove(spare)
+    app = spare[1] if spare else create_app(settings)
+    routes = list(app.routes)
+    yield app
+    # Telemetry is shut down with its app.
+    if app.routes == routes and not app.dependency_overrides and settings.telemetry.level == "off":
+        spare_apps.append((settings, app))
 
 
 @pytest.fixture
