@@ -27,11 +27,14 @@ MAX_REPORTED_ERRORS = 20
 MAX_TEXT_LENGTH = 200
 """Characters of a path, a field name or a message that an answer repeats."""
 
-REPEATING = ("union_tag_invalid", "byte_size_unit", "import_error", "uuid_parsing")
+REPEATING = ("union_tag_invalid", "byte_size_unit", "import_error", "uuid_parsing", "bytes_invalid_encoding")
 """Types of Pydantic's errors whose message repeats what was sent."""
 
 UNREADABLE_BODY = "There was an error parsing the body"
 """FastAPI's own words, by which alone its 400 can be told from one of an endpoint."""
+
+NO_FILE = "Value error, Expected UploadFile"
+"""How FastAPI's words for a text in the place of a file begin; a class of Python ends them."""
 
 DISK_FULL = (ENOSPC, EDQUOT, EFBIG)
 
@@ -215,6 +218,8 @@ def _leaves(group: ExceptionGroup[Exception]) -> Iterator[Exception]:
 def _field_error(error: dict[str, Any]) -> FieldError:
     """Without `input` and `ctx`, which repeat what the client sent: passwords, bytes that are no text."""
     message = "Input should be valid" if error["type"] in REPEATING else error["msg"]
+    if message.startswith(NO_FILE):
+        message = "Input should be a file"
     # A place may be a name the client chose, of any length and with halves of surrogate pairs.
     loc = [part if isinstance(part, int) else _printable(part) for part in error["loc"]]
     return FieldError(loc=loc, msg=_printable(message), type=error["type"])

@@ -1,6 +1,6 @@
-"""The OpenAPI document: FastAPI's own, with the shape of errors among its components."""
+"""The OpenAPI document: FastAPI's own, with the shape of errors among its components, and no parameter null."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from fastapi import FastAPI
@@ -9,6 +9,8 @@ from fastapi.routing import APIRoute, RouteContext
 from starlette.routing import BaseRoute
 
 from app.errors import Problem
+
+NULL = {"type": "null"}
 
 
 def operation_id(route: APIRoute) -> str:
@@ -52,4 +54,19 @@ def completed(document: dict[str, Any]) -> dict[str, Any]:
     schemas.update(problem.pop("$defs"), Problem=problem)
     # Said outright, for linters take silence for an oversight: what names no scheme is open to all.
     document.setdefault("security", [])
+    for parameter in _parameters(document):
+        _without_null(parameter["schema"])
     return document
+
+
+def _parameters(document: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    for item in document.get("paths", {}).values():
+        for operation in item.values():
+            yield from operation.get("parameters", [])
+
+
+def _without_null(schema: dict[str, Any]) -> None:
+    """`str | None` says what the endpoint may get. A client leaves out what it has not: `null` would be text."""
+    if NULL in schema.get("anyOf", []):
+        kinds = [kind for kind in schema.pop("anyOf") if kind != NULL]
+        schema |= kinds[0] if len(kinds) == 1 else {"anyOf": kinds}

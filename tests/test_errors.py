@@ -8,9 +8,10 @@ from uuid import UUID
 import fastapi
 import pytest
 from fastapi import FastAPI, WebSocket
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import PlainTextResponse, Response
 from fastapi.testclient import TestClient
-from pydantic import ByteSize, ImportString
+from pydantic import BaseModel, ByteSize, ConfigDict, ImportString, ValidationError
 from starlette.exceptions import HTTPException
 from starlette.testclient import WebSocketDenialResponse
 from starlette.types import Message
@@ -45,6 +46,18 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
 
     @app.get("/probe/types")
     async def takes_odd_types(size: ByteSize, module: ImportString[Any], id: UUID) -> None: ...
+
+    class Key(BaseModel):
+        model_config = ConfigDict(val_json_bytes="hex")
+
+        key: bytes
+
+    @app.post("/probe/hex")
+    async def takes_hex(request: fastapi.Request) -> None:
+        try:
+            Key.model_validate_json(await request.body())
+        except ValidationError as exc:
+            raise RequestValidationError(exc.errors()) from None
 
     @app.get("/probe/dependency")
     async def fails_with_headers() -> None:
@@ -96,6 +109,8 @@ def test_no_message_of_pydantic_repeats_the_input(client: TestClient) -> None:
     answer = client.get("/probe/types", params={"size": "12hunter2", "module": "hunter2:x", "id": "hunter2"})
     assert answer.status_code == 422 and len(answer.json()["errors"]) == 3
     assert "hunter2" not in answer.text
+    [error] = client.post("/probe/hex", content='{"key": "0é"}').json()["errors"]
+    assert error == {"loc": ["key"], "msg": "Input should be valid", "type": "bytes_invalid_encoding"}
 
 
 @pytest.mark.parametrize("path", ["/probe/dependency", "/probe/deep"])

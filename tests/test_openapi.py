@@ -10,7 +10,7 @@ from fastapi.routing import APIRoute
 from fastapi.testclient import TestClient
 from starlette.routing import BaseRoute
 
-from app.openapi import document_of, operation_id
+from app.openapi import DocumentedApp, document_of, operation_id
 
 
 async def report(limit: int = 1) -> None: ...
@@ -206,3 +206,32 @@ def test_the_pages_of_fastapi_take_files_of_our_own_but_start_by_an_inline_scrip
     assert '"docExpansion": "none"' in bytes(swagger.body).decode()
     # Which is why ours are templates: the policy of this service forbids inline scripts.
     assert "<script>" in bytes(swagger.body).decode()
+
+
+async def search(
+    q: str | None = None, limit: int | str | None = None, ids: Annotated[list[int] | None, Header()] = None
+) -> None: ...
+
+
+def schemas_of_parameters(app: FastAPI) -> list[dict[str, Any]]:
+    app.add_api_route("/", search)
+    parameters = only_operation(app)["parameters"]
+    assert not any(parameter["required"] for parameter in parameters)
+    return [parameter["schema"] for parameter in parameters]
+
+
+def test_a_parameter_may_be_left_out_and_is_never_null() -> None:
+    app = DocumentedApp()
+    assert schemas_of_parameters(app) == [
+        {"type": "string", "title": "Q"},
+        {"anyOf": [{"type": "integer"}, {"type": "string"}], "title": "Limit"},
+        {"type": "array", "items": {"type": "integer"}, "title": "Ids"},
+    ]
+    assert app.openapi() == app.openapi()
+
+
+def test_trap_the_document_promises_that_a_parameter_may_be_null() -> None:
+    app = FastAPI()
+    assert [schema["anyOf"][-1] for schema in schemas_of_parameters(app)] == [{"type": "null"}] * 3
+    assert TestClient(app).get("/?q=null").status_code == 200  # a text of four letters
+    assert TestClient(app).get("/", headers={"ids": "null"}).status_code == 422

@@ -112,7 +112,8 @@ class GzipRoute(APIRoute):
 
 router = APIRouter(tags=["validation"], route_class=GzipRoute)
 
-Measurement = Annotated[float, Field(ge=-1e9, le=1e9)]
+# Strict, for Python takes False for 0.
+Measurement = Annotated[float, Field(strict=True, ge=-1e9, le=1e9)]
 
 
 class Summary(BaseModel):

@@ -30,6 +30,9 @@ def test_a_gzip_body_is_inflated_while_it_is_read(client: TestClient) -> None:
             assert measure(client, iter(sent) if isinstance(sent, list) else sent, encoding).json() == summary
     for encoding in ("", "identity"):
         assert measure(client, plain, encoding).json() == summary
+    for no_number in (False, "1", None):
+        refused = client.post("/validation/measurements", json=[1, no_number])
+        assert refused.status_code == 422
     exactly = gzip.compress(b"[1" + b" " * (2 * SLICE - 3) + b"]")
     assert measure(client, exactly).json() == {"count": 1, "mean": 1}
     assert measure(client, gzip.compress(b"")).status_code == 422
