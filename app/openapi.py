@@ -1,4 +1,4 @@
-"""The OpenAPI document: FastAPI's own, with the shape of errors among its components, and no parameter null."""
+"""The OpenAPI document: FastAPI's own, with the shape of errors in it, and no parameter that is null."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -66,7 +66,7 @@ def _parameters(document: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def _without_null(schema: dict[str, Any]) -> None:
-    """`str | None` says what the endpoint may get. A client leaves out what it has not: `null` would be text."""
+    """`str | None` is what the endpoint gets. A client leaves out what it has not: `null` would be a text."""
     if NULL in schema.get("anyOf", []):
         kinds = [kind for kind in schema.pop("anyOf") if kind != NULL]
         schema |= kinds[0] if len(kinds) == 1 else {"anyOf": kinds}

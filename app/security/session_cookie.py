@@ -1,17 +1,16 @@
 """`request.session`: a signed cookie, for the routes that ask for it and for no others."""
 
 import hashlib
-import re
 
 from fastapi.routing import APIRoute
 from itsdangerous import TimestampSigner
 from starlette.middleware.sessions import SessionMiddleware
 from starlette.types import Receive, Scope, Send
 
+from app.security.plain_cookies import keep_plain_cookies
+
 COOKIE = "__Host-session"
 """The prefix binds it to this host: browsers refuse it from anybody else, also from a sibling subdomain."""
-
-PLAIN = re.compile(rb"[ -~]*")
 
 
 class SessionRoute(APIRoute):
@@ -33,16 +32,5 @@ class SessionRoute(APIRoute):
         )
         # The parameter takes one key. A signer takes many, and signs with the last.
         session.signer = TimestampSigner(newest_first[::-1], digest_method=hashlib.sha256)
-        scope["headers"] = [
-            (name, plain_cookies(value) if name == b"cookie" else value) for name, value in scope["headers"]
-        ]
+        keep_plain_cookies(scope)
         await session(scope, receive, send)
-
-
-def plain_cookies(header: bytes) -> bytes:
-    """The cookies of ASCII alone, as RFC 6265 wants them.
-
-    A name that begins with the byte 0xA0 has no prefix in the eyes of a browser, so any sibling subdomain may
-    set it. Starlette takes the byte for a space, strips it, and reads `__Host-session`.
-    """
-    return b";".join(cookie for cookie in header.split(b";") if PLAIN.fullmatch(cookie))

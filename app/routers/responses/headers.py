@@ -9,7 +9,8 @@ the route, and the endpoint, which runs last, has the last word.
 
 A cookie that stands for a person holds a random key; what the key means stays on the server. `HttpOnly`
 hides it from scripts, `SameSite` from requests that other sites cause, `Secure` from plain http. The name
-prefix `__Host-` makes the browser insist: only over https, for this host alone, for all paths. Set it by
+prefix `__Host-` makes the browser insist: only over https, for this host alone, for all paths; and
+`PlainCookieRoute` reads none whose name only looks like it (`app/security/plain_cookies.py`). Set it by
 `POST`, for links, images and prefetching send `GET` without anyone's wish. `GET /set-cookie` is the path of
 the tutorials; its cookie stands for nobody, so nothing is won or lost by who causes it.
 
@@ -33,6 +34,7 @@ parameter are lost when the endpoint returns a `Response` of its own or raises. 
 
 - The cookie is random, HttpOnly, SameSite=lax, and Secure over https.
 - A host cookie is set by POST, read by GET and deleted with the attributes it was set with.
+- A cookie whose name merely looks like the host cookie is not read.
 - A request header that is not sent is null.
 - A header set on the response parameter is sent.
 - A dependency sets the status and headers of the answer.
@@ -62,12 +64,14 @@ from fastapi import APIRouter, Cookie, Depends, Form, Header, Query, Request, Re
 from fastapi.responses import HTMLResponse, RedirectResponse
 from pydantic import BaseModel, Field
 
+from app.security.plain_cookies import PlainCookieRoute
+
 COOKIE_SECONDS = 3_600
 HOST_COOKIE = "__Host-visit"
 DOCUMENTATION = "https://fastapi.tiangolo.com/"
 MAX_NAME_LENGTH = 100
 
-router = APIRouter(tags=["responses"])
+router = APIRouter(tags=["responses"], route_class=PlainCookieRoute)
 
 
 class Message(BaseModel):

@@ -58,6 +58,16 @@ def test_a_host_cookie_is_set_by_post_read_by_get_and_deleted_with_the_attribute
     assert https.get("/responses/visit").json() == {"started": False}
 
 
+def test_a_cookie_whose_name_merely_looks_like_the_host_cookie_is_not_read(client: TestClient) -> None:
+    def started(cookies: str) -> object:
+        return client.get("/responses/visit", headers=[(b"Cookie", cookies.encode("latin-1"))]).json()
+
+    assert started(f"a=1; {HOST_COOKIE}=ours; b=2") == {"started": True}
+    # What Python strips from a name, and no browser.
+    for space in ("\x0b", "\x0c", "\x1c", "\x1f", "\x85", "\xa0"):
+        assert started(f"{space}{HOST_COOKIE}=tossed") == {"started": False}
+
+
 def test_a_request_header_that_is_not_sent_is_null(client: TestClient) -> None:
     assert client.get("/headers", headers={"User-Agent": "curl/8"}).json() == {"User-Agent": "curl/8"}
     del client.headers["user-agent"]

@@ -21,7 +21,8 @@ from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from app.main import create_app
 from app.security import web_sessions
-from app.security.session_cookie import COOKIE, plain_cookies
+from app.security.plain_cookies import plain_cookies
+from app.security.session_cookie import COOKIE
 from app.settings import SecuritySettings, Settings
 
 FORM = "/security/session"
