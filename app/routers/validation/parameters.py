@@ -210,14 +210,14 @@ async def read_cookies(preferences: Annotated[Preferences, Cookie()]) -> Prefere
 
 class Person(BaseModel):
     kind: Literal["person"]
-    name: Annotated[str, Field(max_length=100)]
+    name: Annotated[str, Field(min_length=1, max_length=100)]
     newsletter: bool = False
 
 
 class Company(BaseModel):
     kind: Literal["company"]
-    name: Annotated[str, Field(max_length=100)]
-    vat: Annotated[str, Field(max_length=20)]
+    name: Annotated[str, Field(min_length=1, max_length=100)]
+    vat: Annotated[str, Field(min_length=1, max_length=20)]
 
 
 @router.post("/validation/contact")

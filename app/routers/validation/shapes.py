@@ -93,8 +93,13 @@ class Base64Encoder(EncoderProtocol):
         return "base64"
 
 
-# The limit stands before the encoding: it is one of the text, as the schema says.
-Base64 = Annotated[bytes, Field(max_length=MAX_PICTURE), EncodedBytes(encoder=Base64Encoder)]
+FOURS = "^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$"
+# Limit and pattern stand before the encoding: they are those of the text, as the schema says.
+Base64 = Annotated[
+    bytes,
+    Field(max_length=MAX_PICTURE, json_schema_extra={"pattern": FOURS}),
+    EncodedBytes(encoder=Base64Encoder),
+]
 
 
 def in_one_form(day: object) -> object:

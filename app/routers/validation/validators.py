@@ -162,16 +162,18 @@ def slug_of_title(data: dict[str, Any]) -> str:
     return "-".join(re.findall("[a-z0-9]+", data["title"].lower()))
 
 
+WORDS = "[a-z0-9]+(-[a-z0-9]+)*"
 Slug = Annotated[
     str,
-    Field(max_length=MAX_SLUG_LENGTH, pattern="^[a-z0-9]+(-[a-z0-9]+)*$", examples=["green-tea"]),
+    Field(max_length=MAX_SLUG_LENGTH, pattern=f"^{WORDS}$", examples=["green-tea"]),
     WrapValidator(in_plain_words),
 ]
+TagsInText = Annotated[str, Field(pattern=rf"^\s*{WORDS}(\s*,\s*{WORDS}){{0,{MAX_TAGS - 1}}}\s*$")]
 Tags = Annotated[
     list[Slug],
     Field(max_length=MAX_TAGS),
-    # Also to the schema, which would know of a list only.
-    BeforeValidator(split_at_commas, json_schema_input_type=list[Slug] | str),
+    # To the schema alone, which would know of a list only.
+    BeforeValidator(split_at_commas, json_schema_input_type=list[Slug] | TagsInText),
 ]
 
 

@@ -180,6 +180,10 @@ def test_an_empty_field_counts_as_left_out_and_a_checkbox_as_false(client: TestC
     assert send().json()["newsletter"] is send(newsletter="").json()["newsletter"] is False
     assert send(newsletter="on").json()["newsletter"] is True
     assert refused(send(name="")) == [(["body", "person", "name"], "missing")]
+    # So the document must not promise that an empty text passes for a required one.
+    schemas = client.get("/openapi.json").json()["components"]["schemas"]
+    for form, field in (("Person", "name"), ("Company", "name"), ("Company", "vat")):
+        assert schemas[form]["properties"][field]["minLength"] == 1
 
 
 def test_a_form_model_takes_a_file_and_refuses_unknown_fields(client: TestClient) -> None:

@@ -1,4 +1,5 @@
 import json
+import re
 from dataclasses import dataclass
 from datetime import date
 from decimal import Decimal
@@ -13,7 +14,16 @@ from fastapi.testclient import TestClient
 from pydantic import Base64Bytes, BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
-from app.routers.validation.shapes import MAX_LINES, MAX_PICTURE, Base64, CamelModel, Card, Transfer, router
+from app.routers.validation.shapes import (
+    MAX_LINES,
+    MAX_PICTURE,
+    Base64,
+    CamelModel,
+    Card,
+    Order,
+    Transfer,
+    router,
+)
 from tests.routers.validation.bodies import taking
 
 CARD: Any = {"kind": "card", "cardNumber": "4111111111111111"}
@@ -140,10 +150,18 @@ NO_BASE64: list[Any] = [
 
 
 def test_base64_is_all_that_passes_for_base64(client: TestClient) -> None:
+    said = Order.model_json_schema()["properties"]["picture"]["anyOf"][0]
+
+    def fits_the_schema(text: Any) -> bool:
+        is_short = isinstance(text, str) and len(text) <= said["maxLength"]
+        return is_short and re.fullmatch(said["pattern"], text) is not None
+
     for picture in ("", "aGVsbG8=", "+/8=", "a" * MAX_PICTURE):
         assert place(client, picture=picture)["picture"] == picture
+        assert fits_the_schema(picture)
     for picture in NO_BASE64:
         assert refused(client, picture=picture) == [["picture"]]
+        assert not fits_the_schema(picture)
 
 
 def test_trap_base64_bytes_skip_what_is_not_base64_and_the_option_writes_another_alphabet() -> None:

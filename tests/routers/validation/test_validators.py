@@ -1,3 +1,4 @@
+import re
 from datetime import date
 from typing import Annotated, Any, Self
 
@@ -43,12 +44,13 @@ def name_article(client: TestClient, **fields: Any) -> Any:
     return client.post("/validation/articles", json={"title": "Green tea", **fields})
 
 
-REFUSED_TAGS: list[list[Any]] = [[5], [None], [{"a": 1}], [[5], 0], ["a,,b", 1], ["a,b,c,d,e,f"]]
+REFUSED_TAGS: list[list[Any]] = [[5], [None], [{"a": 1}], [[5], 0], ["", 0], ["a,,b", 1], ["a,b,c,d,e,f"]]
 """Each with the rest of its place."""
 
 
 def test_a_before_validator_takes_another_form_and_leaves_the_rest_to_the_type(client: TestClient) -> None:
-    for sent in ("tea, green,hot-drink", ["tea", "green", "hot-drink"]):
+    as_text, as_list = " tea, green,hot-drink\n", ["tea", "green", "hot-drink"]
+    for sent in (as_text, as_list):
         assert name_article(client, tags=sent).json()["tags"] == ["tea", "green", "hot-drink"]
     for sent, *place in REFUSED_TAGS:
         refused = name_article(client, tags=sent)
@@ -56,6 +58,9 @@ def test_a_before_validator_takes_another_form_and_leaves_the_rest_to_the_type(c
         assert refused.json()["errors"][0]["loc"] == ["body", "tags", *place]
     tags = Article.model_json_schema()["properties"]["tags"]
     assert [form["type"] for form in tags["anyOf"]] == ["array", "string"]
+    pattern = tags["anyOf"][1]["pattern"]
+    assert re.search(pattern, as_text)
+    assert not any(isinstance(sent, str) and re.search(pattern, sent) for sent, *_ in REFUSED_TAGS)
 
 
 def test_a_wrap_validator_puts_an_error_into_plain_words(client: TestClient) -> None:
