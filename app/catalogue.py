@@ -27,6 +27,7 @@ from app.routers.streaming import feed, lines, sse
 from app.routers.validation import compressed, models, parameters, requests, shapes, signed, validators
 from app.routers.websockets import echo
 from app.settings import ROOT
+from app.supporting_files import SourceFile, supporting_files
 
 
 @dataclass(frozen=True)
@@ -102,6 +103,7 @@ class PageText(BaseModel):
     sections: list[Section]
     source_path: str
     source: str
+    needs: list[SourceFile]
     test_path: str
     tests: list[Test]
     claims: list[Claim]
@@ -150,6 +152,7 @@ def read_page(page: Page) -> PageText:
         ],
         source_path=str(source_path),
         source=(ROOT / source_path).read_text(),
+        needs=supporting_files(page.module),
         test_path=str(test_path),
         tests=read_tests(ROOT / test_path),
         claims=[Claim(sentence=sentence, test=name_of_test(sentence)) for sentence in sentences],

@@ -65,6 +65,7 @@ def install(app: FastAPI, settings: Settings) -> None:
 def explorer_router(templates: Jinja2Templates) -> APIRouter:
     router = APIRouter(tags=["explorer"])
     text_of = cache(read_page)
+    paths_of_sources = cache(source_paths)
     pages = {page.path: page for page in PAGES}
 
     def describe_all(request: Request) -> Catalogue:
@@ -114,7 +115,22 @@ def explorer_router(templates: Jinja2Templates) -> APIRouter:
         }
         return templates.TemplateResponse(request, "page.html", context)
 
+    @router.get("/sources/{path:path}", response_class=HTMLResponse, include_in_schema=False)
+    def show_source(request: Request, path: str) -> HTMLResponse:
+        """One file of the service or of its tests."""
+        # Looked for among all that may be shown, and only then opened.
+        if path not in paths_of_sources():
+            raise NotFound("There is no such file.")
+        context = {"path": path, "source": (ROOT / path).read_text()}
+        return templates.TemplateResponse(request, "source.html", context)
+
     return router
+
+
+def source_paths() -> set[str]:
+    """The Python files of the service and of its tests, relative to the project."""
+    files = (path for folder in ("app", "tests") for path in (ROOT / folder).rglob("*.py"))
+    return {str(path.relative_to(ROOT)) for path in files}
 
 
 def base_url_of(request: Request) -> str:

@@ -150,6 +150,25 @@ def test_previous_and_next_lead_through_all_pages(web_pages: dict[str, WebPage])
     assert visited == WEB_PAGES[1:]
 
 
+def test_a_page_leads_to_the_source_of_the_files_that_it_needs_and_of_its_tests(
+    client: TestClient, web_pages: dict[str, WebPage]
+) -> None:
+    links = web_pages["/pages/streaming/feed"].elements.attributes("href")
+    sources = [link for link in links if link.startswith("/sources/")]
+    assert "/sources/app/realtime/feed.py" in sources
+    assert "/sources/tests/routers/streaming/test_feed.py" in sources
+    for link in sources:
+        assert Elements(client.get(link).text).attributes("aria-label").count("Source") == 1
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["pyproject.toml", "app", "app/../pyproject.toml", "..%2Fpyproject.toml", "/etc/passwd", "app/x.py"],
+)
+def test_only_the_python_files_of_the_service_and_its_tests_are_shown(client: TestClient, path: str) -> None:
+    assert client.get(f"/sources/{path}").status_code == 404
+
+
 @pytest.mark.parametrize("path", ["/pages/middleware/nope", "/pages/nope/timing", "/pages/..%2F/x"])
 def test_an_unknown_page_is_a_problem(client: TestClient, path: str) -> None:
     answer = client.get(path)

@@ -15,7 +15,7 @@ from app.settings import Settings
 ROUTES = """
     GET /                          GET /openapi.json            HEAD /openapi.json
     GET /catalogue                 GET /docs                    GET /redoc
-    GET /pages/{group}/{name}      MOUNT /static                MOUNT /_docs
+    GET /pages/{group}/{name}      GET /sources/{path:path}    MOUNT /static                MOUNT /_docs
     GET /middleware/stack          GET /middleware/timing/sleep GET /middleware/timing/stream
     WS /ws                         WS /ws/{client_id}           WS /chat
     GET /websockets/open
