@@ -66,4 +66,4 @@ def _imports(module: ModuleType) -> Iterator[ModuleType]:
 def _described(module: ModuleType) -> SourceFile:
     text = " ".join((module.__doc__ or "").split())
     path = Path(inspect.getsourcefile(module) or "").relative_to(ROOT)
-    return SourceFile(path=str(path), summary=re.split(r"(?<=[.!?:])\s", text, maxsplit=1)[0])
+    return SourceFile(path=str(path), summary=re.split(r"(?<=[.!?])\s", text, maxsplit=1)[0])
