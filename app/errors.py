@@ -2,6 +2,7 @@
 
 Raise an `AppError` anywhere; `add_exception_handlers` also restates the framework's own errors.
 On a socket the same error is an HTTP answer before `accept`, and a close code after it.
+`PROBLEM_RESPONSES` documents the shape; `DocumentedApp` of `app/openapi.py` adds the schema it refers to.
 """
 
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
@@ -38,6 +39,14 @@ NO_FILE = "Value error, Expected UploadFile"
 
 DISK_FULL = (ENOSPC, EDQUOT, EFBIG)
 
+RENAMED = {
+    413: "Content Too Large",
+    414: "URI Too Long",
+    416: "Range Not Satisfiable",
+    422: "Unprocessable Content",
+}
+"""Titles of RFC 9110 that Python has from 3.13 on: the same, whatever Python runs."""
+
 CLOSED_AFTER = (408, 413)
 """Statuses sent while the body is still arriving: the connection cannot be used again."""
 
@@ -64,7 +73,7 @@ PROBLEM_RESPONSES: dict[int | str, dict[str, Any]] = {
     "4XX": {"description": "An error of the request, as problem details", "content": PROBLEM_CONTENT},
     "5XX": {"description": "An error of the service, as problem details", "content": PROBLEM_CONTENT},
 }
-"""What `FastAPI(responses=)` takes to document the error shape on every operation."""
+"""What `DocumentedApp(responses=)` takes to document the error shape on every operation."""
 
 
 class AppError(Exception):
@@ -141,11 +150,15 @@ def refusal(
     members: Mapping[str, str] | None = None,
 ) -> Response:
     """The problem+json answer for `status`. `instance` is the path, percent-encoded, without its query."""
+    title = _phrase(status)
+    # Starlette says it in two ways, as the body is declared or grows: neither adds to the title.
+    if status == ContentTooLarge.status and detail in (None, title):
+        detail = ContentTooLarge.detail
     problem = Problem(
         type="about:blank",
-        title=_phrase(status),
+        title=title,
         status=status,
-        detail=detail or _phrase(status),
+        detail=detail or title,
         instance=quote(connection.scope["path"][:MAX_TEXT_LENGTH], errors="replace"),
         request_id=request_id.get(),
         errors=errors,
@@ -253,7 +266,7 @@ def _methods_at(scope: Scope, routes: Sequence[BaseRoute]) -> set[str]:
 
 def _phrase(status: int) -> str:
     try:
-        return HTTPStatus(status).phrase
+        return RENAMED.get(status) or HTTPStatus(status).phrase
     except ValueError:
         return "Error"
 

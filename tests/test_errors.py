@@ -17,8 +17,9 @@ from starlette.testclient import WebSocketDenialResponse
 from starlette.types import Message
 from starlette.websockets import WebSocketDisconnect
 
-from app.errors import AppError, Conflict, add_exception_handlers
+from app.errors import PROBLEM_RESPONSES, AppError, Conflict, add_exception_handlers
 from app.main import create_app
+from app.openapi import completed
 from app.settings import Settings
 from tests.asgi import CONNECT, Call, socket_scope
 
@@ -94,6 +95,30 @@ def test_every_status_has_a_problem_known_or_not(client: TestClient, status: int
     answer = client.get(f"/probe/status/{status}")
     assert answer.status_code == answer.json()["status"] == status
     assert answer.json()["title"]
+
+
+@pytest.mark.parametrize(
+    ("status", "title"),
+    [
+        (413, "Content Too Large"),
+        (414, "URI Too Long"),
+        (416, "Range Not Satisfiable"),
+        (422, "Unprocessable Content"),
+    ],
+)
+def test_the_title_of_a_status_is_that_of_the_rfc_whatever_python_runs(
+    client: TestClient, status: int, title: str
+) -> None:
+    assert client.get(f"/probe/status/{status}").json()["title"] == title
+
+
+def test_trap_a_plain_app_that_names_the_shape_of_its_errors_refers_to_nothing() -> None:
+    app = FastAPI(responses=PROBLEM_RESPONSES)
+    app.add_api_route("/", lambda: None)
+    document = app.openapi()
+    assert "#/components/schemas/Problem" in str(document["paths"])
+    assert "Problem" not in document.get("components", {}).get("schemas", {})
+    assert "Problem" in completed(document)["components"]["schemas"]
 
 
 def test_a_detail_that_is_no_text_is_not_shown(client: TestClient) -> None:

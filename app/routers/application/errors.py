@@ -3,7 +3,8 @@
 Whatever goes wrong, the client gets the same JSON: problem details, `application/problem+json` (RFC
 9457), with `type`, `title`, `status`, `detail`, `instance` and the `request_id` that finds it in our
 log. A validation error adds `errors`: where, and what is wrong there. One shape means one piece of code
-in the client.
+in the client. The document has it by `responses=PROBLEM_RESPONSES`, and only in a `DocumentedApp`
+(`app/openapi.py`): a plain `FastAPI` would refer to a schema that is not there.
 
 Raise an `AppError` of `app/errors.py` from an endpoint, a dependency or a middleware; a feature adds
 its own by subclassing, as `Unicorn` below does. `add_exception_handlers(app)` restates the framework's
