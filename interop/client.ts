@@ -32,4 +32,19 @@ assert.equal(problem.status, 422);
 assert.ok(problem.errors && problem.errors.length >= 2);
 assert.ok(problem.request_id);
 
+const account = { username: "grace", password: "correct horse battery staple" };
+await client.POST("/security/oauth2/accounts", { body: account });
+const form = { grant_type: "password", scope: "me", ...account };
+const login = await client.POST("/security/oauth2/token", {
+  body: form,
+  bodySerializer: () => new URLSearchParams(form),
+  headers: { "Content-Type": "application/x-www-form-urlencoded" },
+});
+const headers = { Authorization: `Bearer ${login.data!.access_token}` };
+const me = await client.GET("/security/oauth2/me", { headers });
+assert.equal(me.data?.username, "grace");
+assert.deepEqual(me.data.scopes, ["me"]);
+const nobody = await client.GET("/security/oauth2/me");
+assert.equal(nobody.error?.status, 401);
+
 console.log("the client is served as the document says");
