@@ -133,9 +133,8 @@ class WebhookSender:
 
     async def _serve(self, subscription: Subscription) -> None:
         """Delivers what is posted, one after the other, until one cannot be delivered."""
-        if (
-            self._tls is None
-        ):  # reads some hundred certificates: once, in a thread, and not before it is needed
+        # It reads some hundred certificates: once, in a thread, and not before it is needed.
+        if self._tls is None:
             context = asyncio.to_thread(httpx2.create_ssl_context, trust_env=False)
             self._tls = asyncio.create_task(context)
         tls = await asyncio.shield(self._tls)
