@@ -1,4 +1,8 @@
-"""The tables. Related rows are never loaded behind one's back: `lazy="raise"` makes that an error."""
+"""The tables. Related rows are never loaded behind one's back: `lazy="raise"` makes that an error.
+
+SQLite keeps no zone: a `DateTime(timezone=True)` is read back as a naive time, in UTC. Ours are compared
+inside the database and stand in no answer; one that did would first need `.replace(tzinfo=UTC)`.
+"""
 
 from datetime import UTC, datetime
 

@@ -1,7 +1,8 @@
 """Receiving a file
 
 `POST /upload/` takes one file of at most 10 MB in the form field `file`, keeps it under an id that the
-server makes, and answers 201 with `Location: /files/{id}`. Text, PDF, PNG, JPEG and GIF are accepted. Use
+server makes, and answers 201 with `Location: /files/{id}`. Text, PDF, PNG, JPEG and GIF are accepted; to
+accept fewer, shorten `DOCUMENTS` and `IMAGES` at the end of `app/storage/content.py`. Use
 `UploadFile` like this for files of that size; what is larger is better streamed to its place, because
 FastAPI has spooled the whole form to a temporary file before the endpoint begins.
 

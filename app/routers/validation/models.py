@@ -8,8 +8,9 @@ ignoring it.
 
 Raise `PydanticCustomError`: its message reaches the client as it is. What a validator returns is stored,
 so it is also the place to bring a value into one form: names lose double spaces, addresses their capitals,
-and both are in Unicode's composed form. That an address is free is not for a validator: only the
-database knows, by its unique index, in the moment of writing.
+and both are in Unicode's composed form. A name is one line: for prose, copy `in_one_form` without the
+`split`, and let line breaks through (a browser sends each as CR and LF). That an address is free is not for a
+validator: only the database knows, by its unique index, in the moment of writing.
 
 There is no authorization here: whoever can reach the service may add a user, and reads the name of any.
 
