@@ -9,15 +9,13 @@ CONTENT_SECURITY_POLICY = (
     "form-action 'self'; frame-ancestors 'none'"
 )
 
-HEADERS = [
-    (b"x-content-type-options", b"nosniff"),
-    # For caches: an answer to one origin, or in one encoding, must not be handed to another.
-    (b"vary", b"Origin, Accept-Encoding"),
-]
+# For caches: an answer to one origin, or in one encoding, must not be handed to another.
+VARY = (b"vary", b"Origin, Accept-Encoding")
 
-POLICY = (b"content-security-policy", CONTENT_SECURITY_POLICY.encode())
+HEADERS = [(b"x-content-type-options", b"nosniff")]
 
 DOCUMENT_HEADERS = [
+    (b"content-security-policy", CONTENT_SECURITY_POLICY.encode()),
     (b"referrer-policy", b"same-origin"),
     (b"cross-origin-opener-policy", b"same-origin"),
 ]
@@ -26,7 +24,7 @@ STRICT_TRANSPORT_SECURITY = (b"strict-transport-security", b"max-age=31536000")
 
 
 class SecurityHeadersMiddleware:
-    """Adds the headers; a `Content-Security-Policy` that the endpoint set itself is kept.
+    """Adds the headers; one that the endpoint set itself is kept.
 
     JSON goes without those that are about documents: with `nosniff` no browser renders it.
     `Strict-Transport-Security` is sent over https only (RFC 6797, section 7.2).
@@ -41,15 +39,14 @@ class SecurityHeadersMiddleware:
 
         def send_with_headers(message: Message) -> Awaitable[None]:
             if message["type"] in ("http.response.start", "websocket.http.response.start"):
-                headers = [*message.get("headers", ()), *HEADERS]
-                names = dict(headers)
-                if not names.get(b"content-type", b"").endswith(b"json"):
-                    headers += DOCUMENT_HEADERS
-                    if POLICY[0] not in names:
-                        headers.append(POLICY)
+                own = dict(message.get("headers", ()))
+                added = [*HEADERS]
+                if not own.get(b"content-type", b"").endswith(b"json"):
+                    added += DOCUMENT_HEADERS
                 if scope["scheme"] in ("https", "wss"):
-                    headers.append(STRICT_TRANSPORT_SECURITY)
-                message["headers"] = headers
+                    added.append(STRICT_TRANSPORT_SECURITY)
+                new = [header for header in added if header[0] not in own]
+                message["headers"] = [*message.get("headers", ()), VARY, *new]
             return send(message)
 
         return self.app(scope, receive, send_with_headers)

@@ -29,9 +29,18 @@ async def test_a_document_has_a_policy_without_a_hole() -> None:
     assert b"unsafe" not in policy and b"*" not in policy
 
 
-async def test_the_policy_of_the_endpoint_is_kept() -> None:
-    app = Answers("http.response.start", (b"content-security-policy", b"sandbox"))
-    assert (await headers_of(app, http_scope()))[b"content-security-policy"] == b"sandbox"
+@pytest.mark.parametrize(
+    "own",
+    [
+        (b"content-security-policy", b"sandbox"),
+        (b"x-content-type-options", b"nosniff"),
+        (b"referrer-policy", b"no-referrer"),
+    ],
+)
+async def test_what_the_endpoint_set_itself_is_kept_and_not_repeated(own: tuple[bytes, bytes]) -> None:
+    call = Call(SecurityHeadersMiddleware(Answers("http.response.start", own)), http_scope())
+    [start] = await call.run()
+    assert [header for header in start["headers"] if header[0] == own[0]] == [own]
 
 
 async def test_strict_transport_security_is_sent_over_https_only() -> None:

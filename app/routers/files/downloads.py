@@ -6,7 +6,7 @@ that it needs no second look at the file, and you decide what happens when the f
 
 What it lacks is the other half of caching: it sends an `ETag` but never looks at `If-None-Match`. Here the
 tag is the SHA-256 of the content, so it stays the same on every machine, and a client that has the file
-gets 304 and not a byte of it.
+gets 304 and not a byte of it. `HEAD` comes from `app/middleware/head.py`: a GET route alone answers it 405.
 
 All uploads are served as if they were hostile. `attachment` saves the file instead of showing it, `nosniff`
 keeps the browser from guessing another type, and the policy `default-src 'none'; sandbox` takes scripts
@@ -60,6 +60,7 @@ EPOCH = (1980, 1, 1, 0, 0, 0)
 """The first moment that a zip can name."""
 
 INERT = {
+    "X-Content-Type-Options": "nosniff",
     "Content-Security-Policy": "default-src 'none'; sandbox",
     "Content-Encoding": "identity",
     # The browser may keep the file but asks each time, so that a file that is gone is gone.

@@ -10,9 +10,11 @@ from fastapi.middleware.gzip import GZipMiddleware
 from fastapi.responses import FileResponse
 from fastapi.testclient import TestClient
 
+from app.lifespan import open_state
 from app.main import create_app
-from app.routers.files import downloads
+from app.routers.files import downloads, uploads
 from app.settings import Settings
+from app.telemetry import Telemetry
 from tests.samples import FILES
 
 TEXT = b"0123456789" * 500
@@ -123,8 +125,18 @@ def test_an_upload_is_never_shown_in_the_origin_of_the_service(client: TestClien
     for headers in ({}, {"Range": "bytes=0-3"}):
         answer = client.get(place, headers=headers)
         assert answer.headers["content-disposition"].startswith("attachment; ")
-        assert answer.headers["x-content-type-options"] == "nosniff"
+        assert answer.headers.get_list("x-content-type-options") == ["nosniff"]
         assert answer.headers.get_list("content-security-policy") == ["default-src 'none'; sandbox"]
+
+
+def test_nor_in_an_app_without_our_middleware_where_head_is_405(new_settings: Settings) -> None:
+    app = FastAPI(lifespan=open_state(new_settings, Telemetry(new_settings.telemetry)))
+    app.include_router(uploads.router)
+    app.include_router(downloads.router)
+    with TestClient(app) as client:
+        place = client.post("/upload/", files={"file": ("digits.txt", TEXT)}).headers["location"]
+        assert client.get(place).headers["x-content-type-options"] == "nosniff"
+        assert client.head(place).status_code == 405
 
 
 def test_an_unknown_ill_formed_or_lost_file_is_404_without_a_path(
