@@ -84,9 +84,7 @@ def open_state(settings: Settings, telemetry: Telemetry) -> Lifespan:
                 telemetry=telemetry,
                 stopping=stopping,
                 keys=keys,
-                access_tokens=AccessTokens(
-                    keys.for_purpose("tokens"), settings.security.access_token_seconds
-                ),
+                access_tokens=AccessTokens(keys.for_purpose("tokens"), settings.security),
                 accounts=Accounts(sessions, PasswordHash.recommended(), settings.security),
                 logins=Logins(sessions, settings.security),
                 web_sessions=WebSessions(sessions, settings.security),

@@ -61,6 +61,14 @@ class SecuritySettings(BaseModel):
             "empty: one is made and kept in `APP_DATA_DIR`"
         ),
     ] = ()
+    issuer: Annotated[
+        str,
+        Field(min_length=1),
+        _setting(
+            "name of the service in its access tokens, which it takes from no other; services that share a "
+            "key need names of their own"
+        ),
+    ] = "fastapi-reference"
     access_token_seconds: Annotated[PositiveInt, _setting("how long an access token is good")] = 600
     refresh_token_seconds: Annotated[
         PositiveInt, _setting("how long a login can be refreshed, counted from its beginning")

@@ -10,11 +10,10 @@ import jwt
 
 from app.database.models import Account
 from app.security.oauth_errors import InvalidToken
+from app.settings import SecuritySettings
 
 # One algorithm, named here and never taken from a token: whoever sends the token writes its header.
 ALGORITHM = "HS256"
-ISSUER = "fastapi-reference"
-AUDIENCE = "fastapi-reference/api"
 CLAIMS = ["iss", "aud", "sub", "iat", "exp", "jti", "scope", "username"]
 LEEWAY_SECONDS = 5
 """How far the clocks of two servers may be apart."""
@@ -32,16 +31,18 @@ class AuthenticatedUser:
 class AccessTokens:
     """Issues with the first key and reads those of every key, so that keys can change without a break."""
 
-    def __init__(self, keys: Sequence[bytes], seconds: int) -> None:
-        self.seconds = seconds
+    def __init__(self, keys: Sequence[bytes], settings: SecuritySettings) -> None:
+        self.seconds = settings.access_token_seconds
+        # Both issuer and audience: the tokens are for the service that makes them, and for no other.
+        self._service = settings.issuer
         self._keys = {sha256(key).hexdigest()[:8]: key for key in keys}
 
     def issue(self, account: Account, scope: str) -> str:
         key_id, key = next(iter(self._keys.items()))
         now = datetime.now(UTC)
         claims = {
-            "iss": ISSUER,
-            "aud": AUDIENCE,
+            "iss": self._service,
+            "aud": self._service,
             "sub": account.id,
             "iat": now,
             "exp": now + timedelta(seconds=self.seconds),
@@ -57,8 +58,8 @@ class AccessTokens:
                 token,
                 self._keys[jwt.get_unverified_header(token)["kid"]],
                 algorithms=[ALGORITHM],
-                issuer=ISSUER,
-                audience=AUDIENCE,
+                issuer=self._service,
+                audience=self._service,
                 leeway=LEEWAY_SECONDS,
                 # A claim that is absent is not checked unless it is required.
                 options={"require": CLAIMS},

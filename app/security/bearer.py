@@ -1,14 +1,16 @@
 """The access token of a request or a socket, and the scopes that an endpoint demands of it."""
 
-from typing import Annotated, cast
+from typing import Annotated
 
 from fastapi import Depends
 from fastapi.requests import HTTPConnection
 from fastapi.security import OAuth2PasswordBearer, SecurityScopes
 
-from app.lifespan import State
-from app.security.access_tokens import AuthenticatedUser
+from app.security.access_tokens import AccessTokens, AuthenticatedUser
 from app.security.oauth_errors import InsufficientScope
+
+PATH = "security/oauth2"
+"""Where tokens are got. Without a slash in front: relative to where the app is served, behind any prefix."""
 
 SCOPES = {
     "me": "Read your own account.",
@@ -23,12 +25,11 @@ OPEN_SCOPES = ("me",)
 def bearer(*, auto_error: bool = True) -> OAuth2PasswordBearer:
     """The scheme of the service: the token in `Authorization: Bearer`, got with a password."""
     return OAuth2PasswordBearer(
-        # Without a slash in front: relative to where the app is served, behind whatever prefix.
-        tokenUrl="security/oauth2/token",
-        refreshUrl="security/oauth2/refresh",
+        tokenUrl=f"{PATH}/token",
+        refreshUrl=f"{PATH}/refresh",
         scheme_name="OAuth2",
         scopes=SCOPES,
-        description="Register at `/security/oauth2/accounts` first. Leave the client empty.",
+        description=f"Register at `/{PATH}/accounts` first. Leave the client empty.",
         auto_error=auto_error,
     )
 
@@ -39,7 +40,8 @@ async def current_user(
     connection: HTTPConnection,
 ) -> AuthenticatedUser:
     """FastAPI collects the scopes of all who depend on this; to compare them is our part."""
-    user = cast(State, connection.state)["access_tokens"].read(token)
+    access_tokens: AccessTokens = connection.state["access_tokens"]
+    user = access_tokens.read(token)
     if not user.scopes.issuperset(required.scopes):
         raise InsufficientScope(required.scope_str)
     return user

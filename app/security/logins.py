@@ -7,6 +7,7 @@ table does not grow with the refreshing.
 
 import logging
 import secrets
+from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 
@@ -18,6 +19,14 @@ from app.security.oauth_errors import OAuthError
 from app.settings import SecuritySettings
 
 logger = logging.getLogger(__name__)
+
+
+def granted(requested: Iterable[str], allowed: Iterable[str]) -> str:
+    """The scopes of a new token. Refused is refused: to leave one out in silence surprises a client later."""
+    scopes = dict.fromkeys(requested)
+    if not scopes.keys() <= set(allowed):
+        raise OAuthError("invalid_scope", "A scope is not known, or not given to this account or login.")
+    return " ".join(scopes)
 
 
 class Logins:
@@ -49,10 +58,11 @@ class Logins:
             await session.execute(delete(Login).where(Login.id.in_(newest_first.offset(self._most))))
         return token
 
-    async def refresh(self, token: str) -> tuple[Account, str, str]:
-        """The account, the scope of the login, and the next refresh token; the one given is used up.
+    async def refresh(self, token: str, requested: list[str]) -> tuple[Account, str, str]:
+        """The account, the scope of its next access token, and the next refresh token; the one given is done.
 
-        A token that was used before, by a thief or by its owner, ends the login for both.
+        The scope is what was requested, or else all of the login that the account still has. A token that was
+        used before, by a thief or by its owner, ends the login for both.
         """
         family = token.partition(".")[0]
         following = _next_token(family)
@@ -69,7 +79,11 @@ class Logins:
                 .returning(Login)
             )
             if renewed:
-                return await session.get_one(Account, renewed.account_id), renewed.scope, following
+                account = await session.get_one(Account, renewed.account_id)
+                still_given = account.scopes.split()
+                allowed = [scope for scope in renewed.scope.split() if scope in still_given]
+                # Inside the block: a scope that is refused takes the renewal back, and the token stays good.
+                return account, granted(requested or allowed, allowed), following
             ended = await session.scalar(delete(Login).where(Login.id == family).returning(Login.account_id))
         # After the block: an error inside it would take the end of the login back.
         if ended:

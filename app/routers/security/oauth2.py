@@ -2,16 +2,33 @@
 
 A client sends a name and a password to `/token`, once, and gets two tokens. The access token is a signed
 text that says who and for what; it is good for ten minutes and read without the database. The refresh
-token is random, is good for one call of `/refresh`, and brings the next two. `Security(current_user,
-scopes=[...])` asks for scopes, and `app/security/bearer.py` compares them: FastAPI collects the scopes of all
-dependencies, the outermost first, but does not look at them. `CurrentUser` in `app/dependencies.py`
-takes any access token, of a request or of a socket.
+token is random, is good for one call of `/refresh`, and brings the next two; its second use ends the login.
+Two tabs that refresh at once, or a retry after an answer was lost, are a second use too: let a client
+refresh one at a time, and log in again when it is refused.
 
-RFC 9700, section 2.4, bans this flow, for the client sees the password: where there is an identity provider,
-or a client of somebody else, use the authorization code with PKCE. What is left for it is a service that
-keeps its own accounts, and your own clients of it. None is registered: `client_id` is not looked at.
+In `app/security`, `bearer.py` compares scopes, `access_tokens.py` signs and reads access tokens, `logins.py`
+rotates refresh tokens and logs the account of one that came twice, `accounts.py` finds who has a name and a
+password, `passwords.py` hashes a few at a time, `throttle.py` counts what failed, and `oauth_errors.py` words
+the refusals. Services that share a key need an `APP_SECURITY__ISSUER` each.
 
-Everybody may register, and gets the scope `me`. No request gives more; who runs the service does:
+FastAPI collects the scopes of all dependencies, the outermost first, but does not compare them. Your own
+go into `SCOPES` of `bearer.py`, into `OPEN_SCOPES` too if everybody may have them, and where they are needed:
+
+    Writer = Annotated[AuthenticatedUser, Security(current_user, scopes=["notes:write"])]
+    async def add_note(writer: Writer, note: Note) -> None: ...
+
+`CurrentUser` in `app/dependencies.py` takes any access token, of a request or of a socket. Before you store
+a row under the id of a user, use `current_account` with the same scopes: the account may be gone, and the
+foreign key would make a 500 of it. A body is read before all this: JSON that is broken is a 422 without a
+token as well.
+
+RFC 9700, section 2.4, bans this flow, for the client sees the password. If you begin anew, let an identity
+provider log people in, by the authorization code with PKCE, and let your service read its tokens only.
+What is left for this flow is a service that keeps its own accounts, and your own clients of it. None is
+registered: `client_id` is not looked at.
+
+Everybody may register, and gets the scope `me`. No request gives more; who runs the service does, in its
+database, `$APP_DATA_DIR/app.sqlite3` by default:
 
     UPDATE accounts SET scopes = 'me accounts' WHERE username = 'ada'
 
@@ -40,15 +57,18 @@ transaction that ends a stolen login takes the end back.
 - A refusal is problem details that also have the error of OAuth.
 - A token has only scopes that were asked for and that the account has.
 - Nobody gets a scope by asking but by the documented statement.
-- Without a token it is a 401 and without a scope a 403 that names the scopes the outermost first.
+- Of what can be read no token is a 401 and no scope a 403 that names the scopes the outermost first.
+- Where the account is asked for one that is gone is a 401 though its token is good.
 - A token that another key, algorithm, issuer or audience made or that lacks a claim is refused.
+- Of two services that share a key neither takes the tokens of the other.
 - A new key signs while tokens of the old one are still read.
 - Where a login is optional no token is nobody and a bad one is a 401.
 - A socket is opened by the same token and refused before it is accepted.
 - A wrong password and an unknown name cost the same work.
 - A hash of old parameters is replaced at the next login.
 - A refresh token works once and its second use ends the login.
-- Of many refreshes at once with one token at most one wins.
+- A refresh may ask for fewer scopes and what it is refused does not use its token up.
+- Of many refreshes at once with one token at most one wins and the losers end the login.
 - A logout ends the login and a token that is not known is no error.
 - An account has so many logins and the oldest ends.
 - Too many attempts are refused with the time to wait.
@@ -62,7 +82,6 @@ transaction that ends a stolen login takes the end back.
 [OAuth2 scopes](https://fastapi.tiangolo.com/advanced/security/oauth2-scopes/) in the FastAPI documentation.
 """
 
-from collections.abc import Iterable
 from typing import Annotated, Final, Literal
 
 from fastapi import APIRouter, Depends, Form, Query, Request, Response, Security
@@ -71,10 +90,11 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr
 from sqlalchemy import select
 
 from app.database.models import Account
-from app.dependencies import AccessTokensDep, AccountsDep, LoginsDep, SessionDep
+from app.dependencies import AccessTokensDep, AccountsDep, CurrentUser, LoginsDep, SessionDep
 from app.security.access_tokens import AuthenticatedUser
 from app.security.accounts import USERNAME
-from app.security.bearer import OPEN_SCOPES, bearer, current_user
+from app.security.bearer import OPEN_SCOPES, PATH, bearer
+from app.security.logins import granted
 from app.security.oauth_errors import NO_STORE, InvalidToken, OAuthError, TokenRoute
 from app.security.passwords import MAX_LENGTH, MIN_LENGTH
 from app.security.throttle import network_of
@@ -89,7 +109,7 @@ async def forbid_caching(response: Response) -> None:
     response.headers.update(NO_STORE)
 
 
-router = APIRouter(prefix="/security/oauth2", tags=["security"])
+router = APIRouter(prefix=f"/{PATH}", tags=["security"])
 tokens = APIRouter(route_class=TokenRoute, dependencies=[Depends(forbid_caching)])
 Token = Annotated[str, Field(pattern=PRINTABLE, max_length=MAX_TOKEN_LENGTH)]
 
@@ -137,14 +157,6 @@ class TokenAnswer(BaseModel):
     scope: str
 
 
-def granted(requested: Iterable[str], allowed: Iterable[str]) -> str:
-    """The scopes of a new token. Refused is refused: to leave one out in silence surprises a client later."""
-    scopes = dict.fromkeys(requested)
-    if not scopes.keys() <= set(allowed):
-        raise OAuthError("invalid_scope", "A scope is not known, or not given to this account.")
-    return " ".join(scopes)
-
-
 @tokens.post("/token")
 async def log_in(
     form: Annotated[OAuth2PasswordRequestFormStrict, Depends()],
@@ -156,7 +168,8 @@ async def log_in(
     """Two tokens for a name and a password. Without `scope` they are good for what everybody may do."""
     network = network_of(request)
     account = await accounts.authenticate(form.username, form.password, network)
-    scope = granted(form.scopes or OPEN_SCOPES, account.scopes.split())
+    given = account.scopes.split()
+    scope = granted(form.scopes or [scope for scope in OPEN_SCOPES if scope in given], given)
     return TokenAnswer(
         access_token=access_tokens.issue(account, scope),
         expires_in=access_tokens.seconds,
@@ -168,16 +181,15 @@ async def log_in(
 class RefreshForm(BaseModel):
     grant_type: Literal["refresh_token"]
     refresh_token: Token
+    scope: str = ""
 
 
 @tokens.post("/refresh")
 async def refresh(
     form: Annotated[RefreshForm, Form()], access_tokens: AccessTokensDep, logins: LoginsDep
 ) -> TokenAnswer:
-    """The next two tokens, with the scopes of the login that the account still has."""
-    account, login_scope, refresh_token = await logins.refresh(form.refresh_token)
-    still_given = account.scopes.split()
-    scope = " ".join(each for each in login_scope.split() if each in still_given)
+    """The next two tokens. `scope` narrows the access token; without it, it has all of the login."""
+    account, scope, refresh_token = await logins.refresh(form.refresh_token, form.scope.split())
     return TokenAnswer(
         access_token=access_tokens.issue(account, scope),
         expires_in=access_tokens.seconds,
@@ -201,9 +213,7 @@ async def log_out(form: Annotated[RevocationForm, Form()], logins: LoginsDep) ->
 router.include_router(tokens)
 
 
-async def current_account(
-    user: Annotated[AuthenticatedUser, Security(current_user, scopes=["me"])], session: SessionDep
-) -> Account:
+async def current_account(user: CurrentUser, session: SessionDep) -> Account:
     """The row of who calls, as it is now. Its token is of no use when the account is gone."""
     account = await session.get(Account, user.id)
     if account is None:
@@ -212,7 +222,7 @@ async def current_account(
 
 
 @router.get("/me")
-async def read_me(account: Annotated[Account, Security(current_account)]) -> PublicAccount:
+async def read_me(account: Annotated[Account, Security(current_account, scopes=["me"])]) -> PublicAccount:
     """The account of the caller. Needs the scope `me`."""
     return PublicAccount.of(account)
 
@@ -221,7 +231,7 @@ async def read_me(account: Annotated[Account, Security(current_account)]) -> Pub
 async def list_accounts(
     session: SessionDep, after: Annotated[str, Query(pattern=r"^[a-z0-9._-]{0,32}$")] = ""
 ) -> list[PublicAccount]:
-    """Accounts by name, a page after the name `after`. Needs the scopes `accounts` and `me`."""
+    """Accounts by name, a page after the name `after`. Needs the scope `accounts`."""
     query = select(Account).where(Account.username > after).order_by(Account.username).limit(PAGE_SIZE)
     return [PublicAccount.of(account) for account in await session.scalars(query)]
 

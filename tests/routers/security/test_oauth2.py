@@ -1,6 +1,8 @@
 import asyncio
 import re
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
@@ -22,15 +24,16 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.database.models import Account, Login
 from app.database.session import SessionMaker
-from app.dependencies import CurrentUser
+from app.dependencies import CurrentUser, SessionDep
 from app.keys import open_keys
 from app.lifespan import State
 from app.main import create_app
 from app.routers.security import oauth2
-from app.security.access_tokens import AUDIENCE, CLAIMS, ISSUER, AccessTokens
+from app.security.access_tokens import CLAIMS, AccessTokens, AuthenticatedUser
 from app.security.accounts import Accounts
+from app.security.bearer import current_user
 from app.security.oauth_errors import OAuthError
-from app.settings import Settings
+from app.settings import ROOT, SecuritySettings, Settings
 
 PREFIX = "/security/oauth2"
 PASSWORD = "correct horse battery staple"
@@ -61,8 +64,9 @@ def log_in(client: TestClient, username: str = "ada", password: str = PASSWORD, 
     return client.post(f"{PREFIX}/token", data=form)
 
 
-def refresh(client: TestClient, token: str) -> Response:
-    return client.post(f"{PREFIX}/refresh", data={"grant_type": "refresh_token", "refresh_token": token})
+def refresh(client: TestClient, token: str, scope: str = "") -> Response:
+    form = {"grant_type": "refresh_token", "refresh_token": token, "scope": scope}
+    return client.post(f"{PREFIX}/refresh", data=form)
 
 
 def tokens(client: TestClient, username: str = "ada", scope: str = "") -> dict[str, Any]:
@@ -154,6 +158,17 @@ def test_a_token_has_only_scopes_that_were_asked_for_and_that_the_account_has(
     assert get(client, "/accounts", later["access_token"]).status_code == 403
 
 
+def test_an_account_from_before_a_scope_was_open_to_all_still_logs_in(
+    client: TestClient, settings: Settings
+) -> None:
+    register(client)
+    change(settings, "UPDATE accounts SET scopes = ''")
+    answer = log_in(client)
+    assert (answer.status_code, answer.json()["scope"]) == (200, "")
+    assert log_in(client, scope="me").json()["error"] == "invalid_scope"
+    assert get(client, "/greeting", answer.json()["access_token"]).status_code == 200
+
+
 def test_nobody_gets_a_scope_by_asking_but_by_the_documented_statement(
     client: TestClient, settings: Settings
 ) -> None:
@@ -167,33 +182,87 @@ def test_nobody_gets_a_scope_by_asking_but_by_the_documented_statement(
     assert get(client, "/accounts?after=ada", token).json() == []
 
 
-def test_without_a_token_it_is_a_401_and_without_a_scope_a_403_that_names_the_scopes_the_outermost_first(
-    client: TestClient,
+def test_of_what_can_be_read_no_token_is_a_401_and_no_scope_a_403_that_names_the_scopes_the_outermost_first(
+    app: FastAPI, client: TestClient
 ) -> None:
-    missing = client.get(f"{PREFIX}/accounts")
-    # Without an error: who says nothing has done nothing wrong (RFC 6750, section 3.1).
-    assert (missing.status_code, missing.headers["www-authenticate"]) == (401, "Bearer")
+    async def writer(
+        user: Annotated[AuthenticatedUser, Security(current_user, scopes=["inner"])],
+    ) -> None: ...
+
+    @app.post("/test", dependencies=[Security(writer, scopes=["outer"])])
+    async def write(new: oauth2.Greeting) -> None: ...
+
+    for missing in (client.get(f"{PREFIX}/accounts"), client.post("/test", json="not valid")):
+        # Without an error: who says nothing has done nothing wrong (RFC 6750, section 3.1).
+        assert (missing.status_code, missing.headers["www-authenticate"]) == (401, "Bearer")
     bad = get(client, "/accounts", "x")
     assert (bad.status_code, bad.headers["www-authenticate"]) == (401, 'Bearer error="invalid_token"')
-    lacking = get(client, "/accounts", tokens(client)["access_token"])
+    token = tokens(client)["access_token"]
+    lacking = get(client, "/accounts", token)
     assert lacking.status_code == 403
-    challenge = 'Bearer error="insufficient_scope", scope="accounts me"'
-    assert lacking.headers["www-authenticate"] == challenge
+    assert lacking.headers["www-authenticate"] == 'Bearer error="insufficient_scope", scope="accounts"'
     assert lacking.headers["content-type"] == bad.headers["content-type"] == "application/problem+json"
+    nested = client.post("/test", json={"message": "x"}, headers={"Authorization": f"Bearer {token}"})
+    assert nested.headers["www-authenticate"] == 'Bearer error="insufficient_scope", scope="outer inner"'
 
 
-def test_an_account_that_is_gone_is_a_401_though_its_token_is_good(
+def test_trap_broken_json_is_a_422_before_anybody_asks_for_a_token(app: FastAPI, client: TestClient) -> None:
+    @app.post("/test")
+    async def write(user: CurrentUser, new: oauth2.Greeting) -> None: ...
+
+    refused = client.post("/test", content="{", headers={"Content-Type": "application/json"})
+    assert (refused.status_code, refused.json()["errors"][0]["type"]) == (422, "json_invalid")
+    assert client.post("/test", json={}).status_code == 401
+
+
+def test_scopes_are_asked_for_where_they_are_needed_and_the_account_itself_needs_none(
     client: TestClient, settings: Settings
 ) -> None:
-    given = tokens(client)
+    register(client)
+    change(settings, statement_of_the_page())
+    token = log_in(client, scope="accounts").json()["access_token"]
+    assert get(client, "/accounts", token).status_code == 200
+    assert get(client, "/me", token).headers["www-authenticate"].endswith('scope="me"')
+
+
+def login_row(account_id: str) -> Login:
+    return Login(
+        id="1", account_id=account_id, token_hash="1", scope="me", network="1", expires_at=datetime.now(UTC)
+    )
+
+
+def test_where_the_account_is_asked_for_one_that_is_gone_is_a_401_though_its_token_is_good(
+    app: FastAPI, client: TestClient, settings: Settings
+) -> None:
+    @app.post("/test")
+    async def store(
+        account: Annotated[Account, Security(oauth2.current_account)], session: SessionDep
+    ) -> None:
+        session.add(login_row(account.id))
+
+    client.headers["Authorization"] = f"Bearer {tokens(client)['access_token']}"
+    assert client.post("/test").status_code == 200
     change(settings, "DELETE FROM accounts")
-    assert get(client, "/me", given["access_token"]).status_code == 401
+    assert client.post("/test").status_code == 401
+    assert client.get(f"{PREFIX}/me").status_code == 401
+
+
+def test_trap_a_row_under_the_id_of_a_token_is_a_500_when_the_account_is_gone(
+    app: FastAPI, client: TestClient, settings: Settings
+) -> None:
+    @app.post("/test")
+    async def store(user: CurrentUser, session: SessionDep) -> None:
+        session.add(login_row(user.id))
+
+    client.headers["Authorization"] = f"Bearer {tokens(client)['access_token']}"
+    change(settings, "DELETE FROM accounts")
+    assert client.post("/test").status_code == 500
 
 
 NOW = datetime.now(UTC)
 GOOD: dict[str, Any] = {
-    "iss": ISSUER,
-    "aud": AUDIENCE,
+    "iss": "fastapi-reference",
+    "aud": "fastapi-reference",
     "sub": "0" * 32,
     "iat": NOW,
     "exp": NOW + timedelta(minutes=5),
@@ -222,7 +291,7 @@ def test_a_token_that_another_key_algorithm_issuer_or_audience_made_or_that_lack
     client: TestClient, settings: Settings
 ) -> None:
     [own_key], [other_key] = (open_keys(settings).for_purpose(purpose) for purpose in ("tokens", "sessions"))
-    genuine = AccessTokens([own_key], 1).issue(Account(id="0", username="ada"), "me")
+    genuine = AccessTokens([own_key], settings.security).issue(Account(id="0", username="ada"), "me")
     key_id = jwt.get_unverified_header(genuine)["kid"]
 
     def signed(key: Any = own_key, algorithm: str = "HS256", claims: Any = (), headers: Any = ()) -> str:
@@ -236,6 +305,21 @@ def test_a_token_that_another_key_algorithm_issuer_or_audience_made_or_that_lack
     forged = [signed(**forgery) for forgery in FORGERIES]
     for token in (*forged, signed(other_key), good[:-2], f"{good}.x", "a.b.c", ""):
         assert get(client, "/greeting", token).status_code == 401, token
+
+
+def test_of_two_services_that_share_a_key_neither_takes_the_tokens_of_the_other(
+    client: TestClient, settings: Settings
+) -> None:
+    ours = tokens(client)["access_token"]
+    with TestClient(create_app(with_security(settings, issuer="another"))) as another:
+        theirs = log_in(another).json()["access_token"]
+        assert [get(another, "/me", token).status_code for token in (ours, theirs)] == [401, 200]
+    assert [get(client, "/me", token).status_code for token in (ours, theirs)] == [200, 401]
+
+
+def test_a_service_has_a_name_to_issue_tokens_under() -> None:
+    with pytest.raises(ValueError, match="at least 1 character"):
+        SecuritySettings(issuer="")
 
 
 def test_a_new_key_signs_while_tokens_of_the_old_one_are_still_read(
@@ -361,27 +445,54 @@ def test_a_hash_of_old_parameters_is_replaced_at_the_next_login(
     assert stored() == new
 
 
-def test_a_refresh_token_works_once_and_its_second_use_ends_the_login(client: TestClient) -> None:
-    first = tokens(client)["refresh_token"]
+def test_a_refresh_token_works_once_and_its_second_use_ends_the_login(
+    client: TestClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    account_id = register(client).json()["id"]
+    first = log_in(client).json()["refresh_token"]
     other_login = log_in(client).json()["refresh_token"]
     second = refresh(client, first).json()["refresh_token"]
     third = refresh(client, second).json()["refresh_token"]
     assert refresh(client, first).json()["error"] == "invalid_grant"
     assert refresh(client, third).json()["error"] == "invalid_grant"
     assert refresh(client, other_login).status_code == 200
+    [warning] = [record for record in caplog.records if record.name == "app.security.logins"]
+    assert vars(warning)["fields"] == {"account": account_id}
 
 
-def test_of_many_refreshes_at_once_with_one_token_at_most_one_wins(client: TestClient) -> None:
+def test_a_refresh_may_ask_for_fewer_scopes_and_what_it_is_refused_does_not_use_its_token_up(
+    client: TestClient, settings: Settings
+) -> None:
+    register(client)
+    change(settings, statement_of_the_page())
+    first = log_in(client, scope="me accounts").json()["refresh_token"]
+    narrow = refresh(client, first, "accounts").json()
+    assert narrow["scope"] == "accounts"
+    assert get(client, "/me", narrow["access_token"]).status_code == 403
+    whole = refresh(client, narrow["refresh_token"]).json()
+    assert whole["scope"] == "me accounts"
+    change(settings, "UPDATE accounts SET scopes = 'me'")
+    for scope in ("accounts", "me accounts", "admin"):
+        assert refresh(client, whole["refresh_token"], scope).json()["error"] == "invalid_scope"
+    assert refresh(client, whole["refresh_token"], "me").json()["scope"] == "me"
+
+
+def test_of_many_refreshes_at_once_with_one_token_at_most_one_wins_and_the_losers_end_the_login(
+    client: TestClient,
+) -> None:
     token = tokens(client)["refresh_token"]
     logins = cast(State, client.app_state)["logins"]
 
-    async def refresh_at_once() -> list[object]:
+    async def refresh_at_once() -> list[Any]:
         async with asyncio.timeout(10):
-            return await asyncio.gather(*(logins.refresh(token) for _ in range(8)), return_exceptions=True)
+            return await asyncio.gather(
+                *(logins.refresh(token, []) for _ in range(8)), return_exceptions=True
+            )
 
     assert client.portal
     outcomes = client.portal.call(refresh_at_once)
-    assert sum(isinstance(outcome, OAuthError) for outcome in outcomes) == 7
+    [(_, _, newest)] = [outcome for outcome in outcomes if not isinstance(outcome, OAuthError)]
+    assert refresh(client, newest).status_code == 400
 
 
 def test_trap_two_requests_that_read_first_and_write_then_both_win(client: TestClient) -> None:
@@ -576,6 +687,17 @@ def test_trap_a_token_url_with_a_slash_leads_out_of_the_prefix_of_a_proxy(client
     assert where(absolute) == "https://example.com/token"
     ours = client.get("/openapi.json").json()["components"]["securitySchemes"]["OAuth2"]
     assert where(ours) == "https://example.com/api/security/oauth2/token"
+
+
+def test_the_document_sends_for_tokens_to_paths_that_are_there(client: TestClient) -> None:
+    document = client.get("/openapi.json").json()
+    flow = document["components"]["securitySchemes"]["OAuth2"]["flows"]["password"]
+    assert {f"/{flow[name]}" for name in ("tokenUrl", "refreshUrl")} <= set(document["paths"])
+
+
+def test_what_asks_for_a_token_does_not_import_all_that_the_service_opens() -> None:
+    program = "import sys, app.security.bearer; sys.exit('app.lifespan' in sys.modules)"
+    subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True, timeout=60)
 
 
 def test_trap_the_page_to_which_other_flows_return_is_an_inline_script(client: TestClient) -> None:
