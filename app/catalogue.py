@@ -24,7 +24,16 @@ from app.routers.middleware import stack, timing
 from app.routers.responses import fields, headers, html, json, negotiation
 from app.routers.security import oauth2, schemes, sessions
 from app.routers.streaming import feed, lines, sse
-from app.routers.validation import compressed, models, parameters, requests, shapes, signed, validators
+from app.routers.validation import (
+    compressed,
+    forms,
+    models,
+    parameters,
+    requests,
+    shapes,
+    signed,
+    validators,
+)
 from app.routers.websockets import echo
 from app.settings import ROOT
 from app.supporting_files import SourceFile, supporting_files
@@ -62,6 +71,7 @@ GROUPS: dict[str, tuple[Page, ...]] = {
         Page(validators),
         Page(shapes),
         Page(parameters),
+        Page(forms),
         Page(requests),
         Page(signed),
         Page(compressed),

@@ -1,13 +1,9 @@
-"""Parameters of the query, headers, cookies and forms
+"""Parameters of the query, the path, headers and cookies
 
 A parameter of the endpoint is a parameter of the request: `Annotated[int, Query(ge=1)] = 10`. What belongs
 together is a Pydantic model, `Annotated[Page, Query()]`, and a location may have several of them beside
 single parameters. A group like `Period | None = None` is optional as a whole: with one of its fields, all are
-required. Headers, cookies and forms work alike.
-
-A form may be one of several models, told apart by a field (`Form(discriminator="kind")`), and hold a file.
-Everything in a query or a form is text: `""` in a form means that the field was left out, and a checkbox
-that is not ticked is not sent, so its default is `False`.
+required. Headers and cookies work alike, and forms have a page of their own.
 
 FastAPI takes the last of two values with the same name and says nothing. A proxy or a filter in front may
 look at the first, so `Once` refuses what is sent twice, unless it is a list. It hangs on the router.
@@ -18,9 +14,9 @@ look at the first, so `Once` refuses what is sent twice, unless it is a list. It
 what is unknown, put all of it into one model. On headers and cookies it refuses every
 browser. `strict=True` refuses each number in a query, as all are texts, and a `date` takes `86400` for a
 day in 1970. `int | str` leaves `"3"` a text. `Json[list[int]] | None` refuses every list. A default is not
-validated. A header `x_token` is ignored: underscores become hyphens. JSON sent to a form without required
-fields is an empty form. A compiled `pattern` lets a line break at the end through. Of two cookies with one
-name the last is taken, and browsers send the closer one first. `regex=` and `example=` are deprecated.
+validated. A header `x_token` is ignored: underscores become hyphens. A compiled `pattern` lets a line
+break at the end through. Of two cookies with one name the last is taken, and browsers send the closer
+one first. `regex=` and `example=` are deprecated.
 
 ## What is proven
 
@@ -36,17 +32,13 @@ name the last is taken, and browsers send the closer one first. `regex=` and `ex
 - A path takes a number or a name.
 - A header model reads hyphens, and underscores only where asked.
 - Cookies that are not ours do no harm.
-- A form is one of two models, told apart by its kind.
-- An empty field counts as left out and a checkbox as false.
-- A form model takes a file and refuses unknown fields.
-- A small file arrives as bytes.
+- A body is never read as a form here.
 - A single value in a body has a name and no other type.
 
 ## Read more
 
-`Query`, `Path`, `Header`, `Cookie`, `Form`, `File`, `Body(embed=True)`, pydantic's `AliasChoices` and `Json`.
-[Query models](https://fastapi.tiangolo.com/tutorial/query-param-models/),
-[form models](https://fastapi.tiangolo.com/tutorial/request-form-models/) and
+`Query`, `Path`, `Header`, `Cookie`, `Body(embed=True)`, pydantic's `AliasChoices` and `Json`.
+[Query models](https://fastapi.tiangolo.com/tutorial/query-param-models/) and
 [string validations](https://fastapi.tiangolo.com/tutorial/query-params-str-validations/) in the FastAPI
 documentation.
 """
@@ -57,27 +49,29 @@ from datetime import UTC, date, datetime
 from decimal import Decimal
 from typing import Annotated, Any, Literal, Self
 
-from fastapi import APIRouter, Body, Cookie, Depends, File, Form, Header, Path, Query, Request, UploadFile
+from fastapi import APIRouter, Body, Cookie, Depends, Header, Path, Query, Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import AliasChoices, BaseModel, BeforeValidator, Field, Json, model_validator
 from pydantic_core import PydanticCustomError
+from starlette.datastructures import ImmutableMultiDict
 
 MAX_IDS = 100
-MAX_THUMBNAIL = 200_000
 
 
 class Once:
-    """Refuses a name that is sent more than once, but for those of lists."""
+    """Refuses a name that the query has more than once, but for those of lists."""
 
     def __init__(self, *lists: str) -> None:
         self.lists = lists
 
     async def __call__(self, request: Request) -> None:
-        sent = {"query": request.query_params, "body": await request.form()}
+        self.refuse_repeated("query", request.query_params)
+
+    def refuse_repeated(self, place: str, values: ImmutableMultiDict[str, Any]) -> None:
+        sent = Counter(name for name, _ in values.multi_items())
         repeated = [
             {"type": "repeated", "loc": (place, name), "msg": "Send this only once"}
-            for place, values in sent.items()
-            for name, count in Counter(name for name, _ in values.multi_items()).items()
+            for name, count in sent.items()
             if count > 1 and name not in self.lists
         ]
         if repeated:
@@ -206,41 +200,6 @@ class Preferences(BaseModel):
 async def read_cookies(preferences: Annotated[Preferences, Cookie()]) -> Preferences:
     """The cookies `theme` and `page_size`."""
     return preferences
-
-
-class Person(BaseModel):
-    kind: Literal["person"]
-    name: Annotated[str, Field(min_length=1, max_length=100)]
-    newsletter: bool = False
-
-
-class Company(BaseModel):
-    kind: Literal["company"]
-    name: Annotated[str, Field(min_length=1, max_length=100)]
-    vat: Annotated[str, Field(min_length=1, max_length=20)]
-
-
-@router.post("/validation/contact")
-async def contact(form: Annotated[Person | Company, Form(discriminator="kind")]) -> Person | Company:
-    """A form for persons and for companies."""
-    return form
-
-
-class Document(BaseModel, extra="forbid"):
-    title: Annotated[str, Field(max_length=100)] = "Untitled"
-    file: UploadFile
-
-
-@router.post("/validation/document")
-async def document(form: Annotated[Document, Form(media_type="multipart/form-data")]) -> str:
-    """A form with a file; without `media_type` the API documentation would tell of a form without files."""
-    return f"{form.title}, {form.file.size} bytes"
-
-
-@router.post("/validation/thumbnail")
-async def thumbnail(image: Annotated[bytes, File(max_length=MAX_THUMBNAIL)]) -> int:
-    """The size of a file that is small enough to be held as bytes."""
-    return len(image)
 
 
 @router.put("/validation/volume")

@@ -14,3 +14,18 @@ def taking(kind: Any) -> TestClient:
     app = FastAPI()
     app.add_api_route("/", take, methods=["POST"])
     return TestClient(app, raise_server_exceptions=False)
+
+
+def answer_of(endpoint: Any, query: str = "", **options: Any) -> Any:
+    app = FastAPI()
+    app.add_api_route("/", endpoint, methods=["GET", "POST"])
+    return TestClient(app, raise_server_exceptions=False).request(
+        options.pop("method", "GET"), f"/?{query}", **options
+    )
+
+
+def refused(answer: Any) -> list[tuple[list[str | int], str]]:
+    """Place and kind of each error of a 422."""
+    assert answer.status_code == 422, answer.text
+    assert answer.headers["content-type"] == "application/problem+json"
+    return [(error["loc"], error["type"]) for error in answer.json()["errors"]]

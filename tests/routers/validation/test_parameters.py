@@ -1,17 +1,18 @@
 import re
 from collections.abc import Iterator
 from datetime import UTC, date, datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import pytest
-from fastapi import Cookie, Depends, FastAPI, File, Form, Header, Query, UploadFile
+from fastapi import Cookie, Depends, FastAPI, Header, Query
 from fastapi.exceptions import FastAPIDeprecationWarning
 from fastapi.testclient import TestClient
 from pydantic import AfterValidator, AliasChoices, BaseModel, Json
 
 from app.main import create_app
-from app.routers.validation.parameters import MAX_IDS, MAX_THUMBNAIL, Once
+from app.routers.validation.parameters import MAX_IDS, Once
 from app.settings import Settings
+from tests.routers.validation.bodies import answer_of, refused
 
 SEARCH = "/validation/things"
 
@@ -29,13 +30,6 @@ def search(client: TestClient, query: str) -> dict[str, Any]:
     assert answer.status_code == 200, answer.text
     found: dict[str, Any] = answer.json()
     return found
-
-
-def refused(answer: Any) -> list[tuple[list[str | int], str]]:
-    """Place and kind of each error of a 422."""
-    assert answer.status_code == 422, answer.text
-    assert answer.headers["content-type"] == "application/problem+json"
-    return [(error["loc"], error["type"]) for error in answer.json()["errors"]]
 
 
 def parameters(client: TestClient, path: str = SEARCH) -> dict[str, dict[str, Any]]:
@@ -61,10 +55,6 @@ def test_an_optional_group_is_absent_or_complete(client: TestClient) -> None:
 def test_whatever_is_sent_twice_is_refused_unless_it_is_a_list(client: TestClient) -> None:
     twice = client.get(f"{SEARCH}?limit=5&limit=100&nobody=1&nobody=2&id=1&id=1")
     assert refused(twice) == [(["query", "limit"], "repeated"), (["query", "nobody"], "repeated")]
-    form = {"kind": ["person", "company"], "name": "Ada", "vat": "1"}
-    assert refused(client.post("/validation/contact", data=form)) == [(["body", "kind"], "repeated")]
-    files = [("file", ("a.txt", b"1")), ("file", ("b.txt", b"2"))]
-    assert refused(client.post("/validation/document", files=files)) == [(["body", "file"], "repeated")]
 
 
 def test_very_many_names_are_counted_in_one_pass(client: TestClient) -> None:
@@ -160,53 +150,9 @@ def test_cookies_that_are_not_ours_do_no_harm(client: TestClient) -> None:
     ]
 
 
-def test_a_form_is_one_of_two_models_told_apart_by_its_kind(client: TestClient) -> None:
-    def send(**fields: str) -> Any:
-        return client.post("/validation/contact", data=fields)
-
-    assert send(kind="person", name="Ada").json() == {"kind": "person", "name": "Ada", "newsletter": False}
-    assert send(kind="company", name="Acme", vat="1").json()["vat"] == "1"
-    assert refused(send(kind="company", name="Acme")) == [(["body", "company", "vat"], "missing")]
-    assert refused(send(name="Ada")) == [(["body"], "union_tag_not_found")]
-    robot = send(kind="robot", name="R2")
-    assert refused(robot) == [(["body"], "union_tag_invalid")]
-    assert "robot" not in robot.text
-
-
-def test_an_empty_field_counts_as_left_out_and_a_checkbox_as_false(client: TestClient) -> None:
-    def send(**fields: str) -> Any:
-        return client.post("/validation/contact", data={"kind": "person", "name": "Ada", **fields})
-
-    assert send().json()["newsletter"] is send(newsletter="").json()["newsletter"] is False
-    assert send(newsletter="on").json()["newsletter"] is True
-    assert refused(send(name="")) == [(["body", "person", "name"], "missing")]
-    # So the document must not promise that an empty text passes for a required one.
-    schemas = client.get("/openapi.json").json()["components"]["schemas"]
-    for form, field in (("Person", "name"), ("Company", "name"), ("Company", "vat")):
-        assert schemas[form]["properties"][field]["minLength"] == 1
-
-
-def test_a_form_model_takes_a_file_and_refuses_unknown_fields(client: TestClient) -> None:
-    def send(data: dict[str, str], name: str = "a.txt", content: bytes = b"text") -> Any:
-        return client.post("/validation/document", data=data, files={"file": (name, content)})
-
-    assert send({"title": "Mine"}).json() == "Mine, 4 bytes"
-    assert send({}).json() == "Untitled, 4 bytes"
-    assert refused(send({"titel": "Mine"})) == [(["body", "titel"], "extra_forbidden")]
-    body = client.get("/openapi.json").json()["paths"]["/validation/document"]["post"]["requestBody"]
-    assert [*body["content"]] == ["multipart/form-data"]
-    # What a browser sends when no file was chosen.
-    assert refused(send({}, "", b"")) == [(["body", "file"], "missing")]
-    [error] = client.post("/validation/document", data={"file": "text"}).json()["errors"]
-    assert (error["loc"], error["msg"]) == (["body", "file"], "Input should be a file")
-
-
-def test_a_small_file_arrives_as_bytes(client: TestClient) -> None:
-    def send(content: bytes) -> Any:
-        return client.post("/validation/thumbnail", files={"image": ("a.png", content)})
-
-    assert send(b"x" * MAX_THUMBNAIL).json() == MAX_THUMBNAIL
-    assert refused(send(b"x" * (MAX_THUMBNAIL + 1))) == [(["body", "image"], "bytes_too_long")]
+def test_a_body_is_never_read_as_a_form_here(client: TestClient) -> None:
+    files = [("file", ("a.txt", b"1"))] * 1_001
+    assert refused(client.put("/validation/volume", files=files)) == [(["body", "volume"], "missing")]
 
 
 def test_a_single_value_in_a_body_has_a_name_and_no_other_type(client: TestClient) -> None:
@@ -218,37 +164,6 @@ def test_a_single_value_in_a_body_has_a_name_and_no_other_type(client: TestClien
     for value in ("3", True, 3.0):
         assert refused(put({"volume": value})) == [(["body", "volume"], "int_type")]
     assert refused(put({"volume": 11})) == [(["body", "volume"], "less_than_equal")]
-
-
-def test_a_group_of_a_form_may_be_absent_too() -> None:
-    class Card(BaseModel):
-        kind: Literal["card"]
-        number: str
-
-    class Invoice(BaseModel):
-        kind: Literal["invoice"]
-        address: str
-
-    async def pay(
-        by: Annotated[Card | Invoice | None, Form(discriminator="kind")] = None,
-        note: Annotated[str, Form()] = "",
-    ) -> Card | Invoice | None:
-        return by
-
-    def send(**fields: str) -> Any:
-        return answer_of(pay, method="POST", data=fields)
-
-    assert send(note="later").json() is None
-    assert send(kind="card", number="7", note="now").json() == {"kind": "card", "number": "7"}
-    assert send(number="7").status_code == 422
-
-
-def answer_of(endpoint: Any, query: str = "", **options: Any) -> Any:
-    app = FastAPI()
-    app.add_api_route("/", endpoint, methods=["GET", "POST"])
-    return TestClient(app, raise_server_exceptions=False).request(
-        options.pop("method", "GET"), f"/?{query}", **options
-    )
 
 
 def test_trap_of_two_values_the_last_is_taken_in_silence() -> None:
@@ -366,58 +281,6 @@ def test_trap_a_header_with_underscores_is_ignored() -> None:
 
     assert answer_of(read, headers={"x_token": "secret"}).json() is None
     assert answer_of(read, headers={"X-Token": "secret"}).json() == "secret"
-
-
-def test_trap_json_sent_to_a_form_without_required_fields_is_an_empty_form() -> None:
-    class Settings(BaseModel):
-        public: bool = True
-
-    async def save(form: Annotated[Settings, Form()]) -> bool:
-        return form.public
-
-    assert answer_of(save, method="POST", data={"public": "false"}).json() is False
-    assert answer_of(save, method="POST", json={"public": False}).json() is True
-
-
-def test_trap_an_emptied_field_is_the_default_again() -> None:
-    async def save(note: Annotated[str, Form()] = "as before") -> str:
-        return note
-
-    assert answer_of(save, method="POST", data={"note": ""}).json() == "as before"
-
-
-def test_trap_a_file_of_bytes_takes_a_text_too() -> None:
-    async def save(image: Annotated[bytes, File()]) -> int:
-        return len(image)
-
-    assert answer_of(save, method="POST", data={"image": "not a file"}).json() == 10
-
-
-def test_trap_a_form_model_with_a_file_is_documented_without_files() -> None:
-    class Document(BaseModel):
-        file: UploadFile
-
-    async def plain(form: Annotated[Document, Form()]) -> None: ...
-
-    async def ours(form: Annotated[Document, Form(media_type="multipart/form-data")]) -> None: ...
-
-    app = FastAPI()
-    for path, endpoint in (("/plain", plain), ("/ours", ours)):
-        app.add_api_route(path, endpoint, methods=["POST"])
-    paths = app.openapi()["paths"]
-    assert [*paths["/plain"]["post"]["requestBody"]["content"]] == ["application/x-www-form-urlencoded"]
-    assert [*paths["/ours"]["post"]["requestBody"]["content"]] == ["multipart/form-data"]
-
-
-def test_trap_the_media_type_of_a_file_is_neither_checked_nor_documented() -> None:
-    async def save(image: Annotated[UploadFile, File(media_type="image/png")]) -> str | None:
-        return image.content_type
-
-    app = FastAPI()
-    app.add_api_route("/", save, methods=["POST"])
-    web_page = {"image": ("a.html", b"<script>", "text/html")}
-    assert TestClient(app).post("/", files=web_page).json() == "text/html"
-    assert [*app.openapi()["paths"]["/"]["post"]["requestBody"]["content"]] == ["multipart/form-data"]
 
 
 def test_trap_a_compiled_pattern_lets_a_line_break_at_the_end_through() -> None:
