@@ -18,7 +18,13 @@ A browser sends cookies whoever caused the request. So three locks stand before 
 `GET` changes nothing, for links bring the cookie along. The name of the cookie begins with `__Host-`: a
 browser takes it over https only, without a `Domain`, for all paths, and from no other host. Chromium takes
 it from `http://localhost`, `http://127.0.0.1` and `http://*.localhost` too, so development needs no
-certificate. `app/security/session_cookie.py` puts the middleware around the routes of this page alone.
+certificate. `app/security/session_cookie.py` puts the middleware around the routes of this page alone; it
+takes its keys, which `app/keys.py` opens, and its time from `keys` and `settings` in the state that the
+lifespan yields. `app/security/plain_cookies.py` reads cookies as browsers do.
+
+The models of the forms inherit the token from `OwnForm`, so that the document shows it: a form that forbids
+what it does not know refuses the token too, unless it declares it. That it is right, `check_token` asks
+before any model looks: it awaits `request.form()`, which reads the body once and keeps it.
 
 Open [the form](/security/session) with an account of `POST /security/oauth2/accounts`.
 
@@ -42,6 +48,7 @@ sent to `www.example.com`: `TrustedHostMiddleware(www_redirect=True)` brings all
 - A login ends after its time, and the oldest when there are too many.
 - A form from another origin is refused, from a sibling subdomain too.
 - A form without the token of its session is refused.
+- A form may forbid what it does not know if it declares the token.
 - GET changes nothing.
 - The cookie is bound to this host, hidden from scripts, and deleted as it was set.
 - A session never outgrows what a browser keeps.
@@ -63,7 +70,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Form, Request
 from fastapi.responses import HTMLResponse, RedirectResponse
 from fastapi.security import APIKeyCookie
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
 from app.dependencies import AccountsDep, TemplatesDep, WebSessionsDep
 from app.errors import Conflict, Forbidden
@@ -75,6 +82,7 @@ from app.security.web_sessions import WebSessions
 MAX_SESSION_SIZE = 2_800
 """Bytes of JSON. Base64, the signature and the attributes make it nearly the 4,096 that a browser keeps."""
 MAX_NOTE_LENGTH = 200
+MAX_FIELDS = 5
 
 router = APIRouter(prefix="/security/session", tags=["security"], route_class=SessionRoute)
 cookie = APIKeyCookie(name=COOKIE, scheme_name="Session", description="Made by the form.", auto_error=False)
@@ -89,19 +97,37 @@ async def check_origin_of_form(request: Request) -> None:
         raise Forbidden("Only our own pages may send this form.")
 
 
-async def check_token(
-    request: Request, csrf_token: Annotated[str, Form(min_length=1, max_length=100)]
-) -> None:
+async def check_token(request: Request) -> None:
+    # Limits here as well: those of the router hold only where a model asks for the form.
+    form = await request.form(max_files=0, max_fields=MAX_FIELDS)
+    sent = str(form.get("csrf_token", ""))
     known = request.session.get("csrf_token", "")
-    if not known or not secrets.compare_digest(csrf_token.encode(), known.encode()):
+    if not known or not secrets.compare_digest(sent.encode(errors="replace"), known.encode()):
         raise Forbidden("This form belongs to another session. Load its page again.")
 
 
 forms = APIRouter(
     route_class=SessionRoute,
     dependencies=[Depends(check_origin_of_form), Depends(check_token)],
-    form_limits={"max_files": 0, "max_fields": 5},
+    form_limits={"max_files": 0, "max_fields": MAX_FIELDS},
 )
+
+
+class OwnForm(BaseModel):
+    """What only our own pages send: the token, which `check_token` has compared."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    csrf_token: Annotated[str, Field(min_length=1, max_length=100)]
+
+
+class LoginForm(OwnForm):
+    username: Annotated[str, Field(min_length=1, max_length=100, examples=["ada"])]
+    password: Annotated[SecretStr, Field(min_length=1, max_length=1_000)]
+
+
+class NoteForm(OwnForm):
+    note: Annotated[str, Field(min_length=1, max_length=MAX_NOTE_LENGTH)]
 
 
 async def find_username(request: Request, web_sessions: WebSessionsDep) -> str | None:
@@ -151,14 +177,14 @@ def back_to_the_form(request: Request) -> RedirectResponse:
 @forms.post("/login", response_class=RedirectResponse, status_code=303)
 async def begin_session(
     request: Request,
-    username: Annotated[str, Form(min_length=1, max_length=100, examples=["ada"])],
-    password: Annotated[str, Form(min_length=1, max_length=1_000)],
+    form: Annotated[LoginForm, Form()],
     accounts: AccountsDep,
     web_sessions: WebSessionsDep,
 ) -> RedirectResponse:
     """Begins a session that has nothing of the one before."""
     try:
-        account = await accounts.authenticate(username, password, network_of(request))
+        password = form.password.get_secret_value()
+        account = await accounts.authenticate(form.username, password, network_of(request))
     except OAuthError:
         raise Forbidden("The name or the password is wrong.") from None
     await end_login(request, web_sessions)
@@ -167,11 +193,9 @@ async def begin_session(
 
 
 @forms.post("/note", response_class=RedirectResponse, status_code=303)
-async def add_note(
-    request: Request, note: Annotated[str, Form(min_length=1, max_length=MAX_NOTE_LENGTH)]
-) -> RedirectResponse:
+async def add_note(request: Request, form: Annotated[NoteForm, Form()]) -> RedirectResponse:
     """Keeps a note in the cookie."""
-    notes = [*request.session.get("notes", []), note]
+    notes = [*request.session.get("notes", []), form.note]
     if len(json.dumps({**request.session, "notes": notes})) > MAX_SESSION_SIZE:
         raise Conflict("The session is full.")
     request.session["notes"] = notes  # a new list, for `append` to the old one would not be noticed
@@ -179,7 +203,9 @@ async def add_note(
 
 
 @forms.post("/logout", response_class=RedirectResponse, status_code=303)
-async def end_session(request: Request, web_sessions: WebSessionsDep) -> RedirectResponse:
+async def end_session(
+    request: Request, form: Annotated[OwnForm, Form()], web_sessions: WebSessionsDep
+) -> RedirectResponse:
     """Ends the login for every copy of the cookie, and empties the session."""
     await end_login(request, web_sessions)
     return back_to_the_form(request)

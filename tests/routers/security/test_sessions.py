@@ -3,10 +3,10 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
-from fastapi import FastAPI, Form, Request, Response
+from fastapi import APIRouter, Depends, FastAPI, Form, Request, Response
 from fastapi.middleware import Middleware
 from fastapi.middleware.httpsredirect import HTTPSRedirectMiddleware
 from fastapi.middleware.trustedhost import TrustedHostMiddleware
@@ -14,15 +14,16 @@ from fastapi.testclient import TestClient
 from itsdangerous import TimestampSigner
 from pwdlib import PasswordHash
 from pwdlib.hashers.argon2 import Argon2Hasher
-from pydantic import SecretStr
+from pydantic import BaseModel, ConfigDict, SecretStr
 from starlette.middleware.sessions import SessionMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from app.main import create_app
+from app.routers.security import sessions
 from app.security import web_sessions
 from app.security.plain_cookies import plain_cookies
-from app.security.session_cookie import COOKIE
+from app.security.session_cookie import COOKIE, SessionRoute
 from app.settings import SecuritySettings, Settings
 
 FORM = "/security/session"
@@ -197,8 +198,80 @@ def test_a_form_without_the_token_of_its_session_is_refused(client: TestClient) 
     assert post(csrf_token=of_another) == 403  # there is no session yet
     own = token(client)
     assert [post(csrf_token=wrong) for wrong in (of_another, "é", own[:-1])] == [403] * 3
-    assert [post(), post(csrf_token="")] == [422] * 2
+    assert [post(), post(csrf_token="")] == [403] * 2
+    assert client.post(f"{FORM}/login", json=ACCOUNT | {"csrf_token": own}).status_code == 403
     assert post(csrf_token=own) == 303
+
+
+def test_a_token_that_is_no_text_is_a_wrong_one(client: TestClient) -> None:
+    token(client)
+    part = b'--x\r\nContent-Disposition: form-data; name="csrf_token"\r\n\r\n+2AA-\r\n--x--\r\n'
+    headers = {"Content-Type": "multipart/form-data; boundary=x; charset=utf-7"}  # half of a surrogate pair
+    assert client.post(f"{FORM}/login", content=part, headers=headers).status_code == 403
+
+
+class Note(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    note: str
+
+
+class OwnNote(sessions.OwnForm):
+    note: str
+
+
+@pytest.fixture
+def forms(app: FastAPI) -> None:
+    """More forms, made as the page makes its own."""
+    router = APIRouter(prefix=FORM, route_class=SessionRoute, dependencies=[Depends(sessions.check_token)])
+
+    @router.post("/plain")
+    async def plain() -> None: ...
+
+    @router.post("/own")
+    async def own(form: Annotated[OwnNote, Form()]) -> str:
+        return form.note
+
+    @router.post("/forgetful")
+    async def forgetful(form: Annotated[Note, Form()]) -> str:
+        return form.note
+
+    app.include_router(router)
+
+
+@pytest.mark.usefixtures("forms")
+def test_a_form_may_forbid_what_it_does_not_know_if_it_declares_the_token(client: TestClient) -> None:
+    assert send(client, "own", note="x").json() == "x"
+    refused = send(client, "own", note="x", unknown="y")
+    assert refused.status_code == 422
+    assert [(error["loc"], error["type"]) for error in refused.json()["errors"]] == [
+        (["body", "unknown"], "extra_forbidden")
+    ]
+    assert client.post(f"{FORM}/own", data={"unknown": "y"}).status_code == 403
+
+
+@pytest.mark.usefixtures("forms")
+def test_trap_a_form_that_forbids_what_it_does_not_know_refuses_the_token(client: TestClient) -> None:
+    refused = send(client, "forgetful", note="x")
+    assert refused.status_code == 422
+    assert [error["loc"] for error in refused.json()["errors"]] == [["body", "csrf_token"]]
+
+
+@pytest.mark.usefixtures("forms")
+def test_a_form_without_a_model_is_read_within_the_same_limits(client: TestClient) -> None:
+    assert send(client, "plain").status_code == 200
+    fields = {f"field_{n}": "x" for n in range(sessions.MAX_FIELDS)}
+    assert send(client, "plain", None, **fields).status_code == 400
+    file = {"csrf_token": ("name", b"x")}
+    assert client.post(f"{FORM}/plain", files=file).status_code == 400
+
+
+def test_the_document_has_the_token_in_each_form(client: TestClient) -> None:
+    document = client.get("/openapi.json").json()
+    for action in ("login", "note", "logout"):
+        [form] = document["paths"][f"{FORM}/{action}"]["post"]["requestBody"]["content"].values()
+        schema = document["components"]["schemas"][form["schema"]["$ref"].rpartition("/")[2]]
+        assert "csrf_token" in schema["required"] and schema["properties"]["csrf_token"]["minLength"] == 1
 
 
 def test_get_changes_nothing(client: TestClient) -> None:
