@@ -327,7 +327,7 @@ def security(tour: Tour) -> None:
     bearer = {"Authorization": f"Bearer {tokens['access_token']}"}
     tour.check(tour.call("GET", "/security/oauth2/me", headers=bearer).json()["username"] == "ada", "ada")
     lacking = tour.call("GET", "/security/oauth2/accounts", 403, headers=bearer)
-    tour.check('scope="accounts me"' in lacking.headers["www-authenticate"], "the scopes that it needs")
+    tour.check('scope="accounts"' in lacking.headers["www-authenticate"], "the scopes that it needs")
     tour.call("GET", "/security/oauth2/me", 401)
     used = {"grant_type": "refresh_token", "refresh_token": tokens["refresh_token"]}
     tour.call("POST", "/security/oauth2/refresh", data=used)
