@@ -23,8 +23,8 @@ takes its keys, which `app/keys.py` opens, and its time from `keys` and `setting
 lifespan yields. `app/security/plain_cookies.py` reads cookies as browsers do.
 
 The models of the forms inherit the token from `OwnForm`, so that the document shows it: a form that forbids
-what it does not know refuses the token too, unless it declares it. That it is right, `check_token` asks
-before any model looks: it awaits `request.form()`, which reads the body once and keeps it.
+what it does not know refuses the token too, unless it declares it. `check_token` compares the token before
+any model looks at the form: it awaits `request.form()`, which reads the body once and keeps it.
 
 Open [the form](/security/session) with an account of `POST /security/oauth2/accounts`.
 
