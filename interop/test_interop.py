@@ -1,6 +1,7 @@
 """What the tools of others make of the documents and of the running service."""
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -80,3 +81,4 @@ def test_schemathesis_finds_nothing_that_is_not_explained(service: Server) -> No
     schemathesis = Path(sys.executable).with_name("schemathesis")
     done = run(schemathesis, "--config-file=schemathesis.toml", "run", f"{service.url}/openapi.json")
     assert done.returncode == 0, done.stdout
+    assert not [line for line in service.lines if re.search(r'"level": ?"(ERROR|CRITICAL)"|Traceback', line)]
