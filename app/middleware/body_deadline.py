@@ -17,7 +17,8 @@ class BodyDeadlineMiddleware:
     The 408 is an `HTTPException`, because FastAPI turns every other exception of a body reader into a 400.
     Only reading is timed: a slow endpoint is not cut, nor is an answer that has begun, for what reads then
     only listens for the client to leave. The connection is closed after the answer, for the rest of the
-    body would otherwise be taken for the next request.
+    body would otherwise be taken for the next request. It needs the `stopping` of `app/shutdown.py` in
+    `scope["state"]`, where the lifespan puts it.
     """
 
     def __init__(self, app: ASGIApp, seconds: float) -> None:

@@ -16,7 +16,8 @@ class LingeringCloseMiddleware:
     A server that closes at once makes the system reset the connection, and most clients (browsers, urllib,
     requests) then report a broken pipe instead of the 413. A server that keeps the connection has to take in
     whatever the client sends, for as long as it likes. Here both `size` and `seconds` are limited. No other
-    limit reaches a body that the endpoint does not read, for they all count what it reads.
+    limit reaches a body that the endpoint does not read, for they all count what it reads. It needs the
+    `stopping` of `app/shutdown.py` in `scope["state"]`, where the lifespan puts it.
     """
 
     def __init__(self, app: ASGIApp, size: int, seconds: float) -> None:

@@ -1,6 +1,8 @@
 """Clients that stand still do not hold up the stop of the server."""
 
 import socket
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -10,6 +12,7 @@ from tests.outbox import outbox
 from tests.server import read_to_end, serve
 
 LIMIT = 10.0
+ROOT = Path(__file__).parents[2]
 
 HEAD = "Host: localhost\r\nContent-Length: 1000\r\n"
 HALF_REQUESTS = {
@@ -20,8 +23,33 @@ HALF_REQUESTS = {
 }
 
 
-def test_at_sigterm_bodies_and_downloads_that_stand_still_are_given_up(tmp_path: Path) -> None:
-    with serve(tmp_path) as server, ExitStack() as clients:
+# From before the last start: all that is kept is sent.
+FOLLOW = b"GET /streaming/feed HTTP/1.1\r\nHost: localhost\r\nLast-Event-ID: 0badcafe-1\r\n\r\n"
+
+
+def read_slowly(connection: socket.socket, stopped: threading.Event) -> bytes:
+    """A megabyte a second in small pieces, until the server has stopped; the rest at once."""
+    received = bytearray()
+    while piece := connection.recv(20_000):
+        received += piece
+        stopped.wait(0.02)
+    return bytes(received)
+
+
+def test_at_sigterm_who_stands_still_is_given_up_and_who_reads_slowly_is_not(tmp_path: Path) -> None:
+    env = {"PYTHONPATH": str(ROOT), "APP_FEED__HISTORY": "2500"}
+    with (
+        serve(tmp_path, env, ["--factory"], "tests.live.wire:create_wire") as server,
+        ExitStack() as clients,
+        ThreadPoolExecutor(2) as readers,
+    ):
+        # As much as the system holds for one connection, and as much again.
+        httpx2.post(f"{server.url}/wire/news", params={"count": 2_500}, timeout=LIMIT)
+        followers = [clients.enter_context(server.connect(FOLLOW, receive_buffer=65_536)) for _ in range(3)]
+        for follower in followers:
+            assert follower.recv(12) == b"HTTP/1.1 200"
+        reading, slow, _deaf = followers
+
         text = b"some words\n" * 900_000  # more than the buffers of the system hold
         uploaded = httpx2.post(f"{server.url}/upload/", files={"file": ("long.txt", text)}, timeout=LIMIT)
         download = f"GET {uploaded.headers['location']} HTTP/1.1\r\nHost: localhost\r\n\r\n"
@@ -30,7 +58,14 @@ def test_at_sigterm_bodies_and_downloads_that_stand_still_are_given_up(tmp_path:
 
         halves = [clients.enter_context(server.connect(request.encode())) for request in HALF_REQUESTS]
         httpx2.get(f"{server.url}/health", timeout=LIMIT)  # when it is answered, those before it were read
-        assert server.stop() < 2
+        stopped = threading.Event()
+        streams = [readers.submit(read_to_end, reading), readers.submit(read_slowly, slow, stopped)]
+        try:
+            assert server.stop() < 3
+        finally:
+            stopped.set()
+        for stream in streams:
+            assert b"event: goodbye" in stream.result(2 * LIMIT)
         for half, status in zip(halves, HALF_REQUESTS.values(), strict=True):
             assert read_to_end(half).split(b" ")[1] == status
         assert "Traceback" not in server.log

@@ -7,7 +7,9 @@ import anyio
 from fastapi import FastAPI, Request
 from fastapi.responses import StreamingResponse
 
+from app.dependencies import FeedDep
 from app.main import create_app
+from app.routers.streaming.feed import News
 
 logger = logging.getLogger("tests.wire")
 
@@ -36,9 +38,16 @@ async def endless() -> StreamingResponse:
     return StreamingResponse(lines())
 
 
+async def publish(count: int, feed: FeedDep) -> None:
+    """As many news at once, of two thousand bytes each."""
+    for _ in range(count):
+        feed.publish("news", News(text="\N{TEAPOT}" * 500))
+
+
 def create_wire() -> FastAPI:
     app = create_app()
     app.add_api_route("/wire/poll", poll)
     app.add_api_route("/wire/read", read, methods=["POST"])
     app.add_api_route("/wire/endless", endless)
+    app.add_api_route("/wire/news", publish, methods=["POST"])
     return app

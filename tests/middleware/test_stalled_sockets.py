@@ -1,4 +1,5 @@
 import asyncio
+import socket
 from collections.abc import Callable
 from typing import Any
 
@@ -30,6 +31,11 @@ class Transport:
         self.looks = 0
         self.looked_often = asyncio.Event()
         self.aborted = asyncio.Event()
+        self.socket, self.peer = socket.socketpair()
+
+    def get_extra_info(self, name: str) -> socket.socket:
+        assert name == "socket"
+        return self.socket
 
     def get_write_buffer_size(self) -> int:
         self.unsent = self.sizes(self.unsent)
@@ -66,8 +72,9 @@ class Server:
             event.set()
         scope: dict[str, Any] = {"type": kind, "state": {"stopping": event}}
         middleware = StalledSocketMiddleware(app, seconds, http_seconds=seconds)
-        async with asyncio.timeout(LIMIT):
-            await middleware(scope, self.receive, self.send)
+        with self.transport.socket, self.transport.peer:
+            async with asyncio.timeout(LIMIT):
+                await middleware(scope, self.receive, self.send)
 
 
 def constant(unsent: int) -> int:
@@ -169,6 +176,24 @@ async def test_an_answer_that_is_not_taken_is_aborted_during_and_after_it(messag
 @pytest.mark.parametrize("stopping", [False, True])
 async def test_an_answer_that_is_taken_slowly_is_left_alone(stopping: bool) -> None:
     server = Server(fewer)
+
+    async def answers(scope: Scope, receive: Receive, send: Send) -> None:
+        await send(PIECE)
+        await server.transport.looked_often.wait()
+        assert not server.transport.aborted.is_set()
+
+    await server.run(answers, seconds=0.1, stopping=stopping, kind="http")
+
+
+@pytest.mark.parametrize("stopping", [False, True])
+async def test_a_client_that_takes_only_what_the_system_has_is_left_alone(stopping: bool) -> None:
+    def taken_from_the_system(unsent: int) -> int:
+        server.transport.peer.recv(100)
+        return unsent
+
+    server = Server(taken_from_the_system)
+    for _ in range(100):
+        server.transport.socket.send(b"x" * 100)
 
     async def answers(scope: Scope, receive: Receive, send: Send) -> None:
         await send(PIECE)
