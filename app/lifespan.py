@@ -77,7 +77,9 @@ def open_state(settings: Settings, telemetry: Telemetry) -> Lifespan:
             # Entered last, so that it is left first: everything above outlives the streams it ends.
             stopping = stack.enter_context(stopping_on_signals())
             connections = await stack.enter_async_context(open_connections(settings, stopping))
-            feed = await stack.enter_async_context(open_feed(settings.feed, stopping))
+            feed = await stack.enter_async_context(
+                open_feed(settings.feed.history, settings.feed.max_followers, stopping)
+            )
             yield State(
                 settings=settings,
                 log=log,

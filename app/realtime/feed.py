@@ -16,22 +16,21 @@ from fastapi.sse import format_sse_event
 from pydantic import BaseModel
 
 from app.errors import BadRequest, ServiceUnavailable
-from app.settings import FeedSettings
 
 EVENT_ID = re.compile(r"([0-9a-f]{8})-([0-9]{1,15})")
 
 
 class Feed:
-    def __init__(self, settings: FeedSettings) -> None:
+    def __init__(self, history: int, max_followers: int) -> None:
         self.last = 0
         """The number of the newest event; they are counted from 1."""
-        self.news = asyncio.Event()
-        """Set at the next event, and at the end. Take it before you look at the rest."""
+        self.changed = asyncio.Event()
+        """Set at the next event, and at the end; then another takes its place."""
         self.closed = False
         # A number alone would mean another event after a restart.
-        self._run = secrets.token_hex(4)
-        self._history: deque[bytes] = deque(maxlen=settings.history)
-        self._max_followers = settings.max_followers
+        self._prefix = secrets.token_hex(4)
+        self._history: deque[bytes] = deque(maxlen=history)
+        self._max_followers = max_followers
         self._followers = 0
 
     def publish(self, event: str, data: BaseModel) -> str:
@@ -55,14 +54,14 @@ class Feed:
         return self._history[number - self.forgotten - 1]
 
     def id_of(self, number: int) -> str:
-        return f"{self._run}-{number}"
+        return f"{self._prefix}-{number}"
 
     def number_of(self, event_id: str) -> int | None:
-        """None for an event of another run, which nobody here can know. Raises `BadRequest`."""
+        """None for an event from before the last start, of which nothing is known. Raises `BadRequest`."""
         match = EVENT_ID.fullmatch(event_id)
-        if match is None or (match[1] == self._run and int(match[2]) > self.last):
+        if match is None or (match[1] == self._prefix and int(match[2]) > self.last):
             raise BadRequest("Last-Event-ID is not the id of an event of this feed.")
-        return int(match[2]) if match[1] == self._run else None
+        return int(match[2]) if match[1] == self._prefix else None
 
     @contextmanager
     def follower(self) -> Iterator[None]:
@@ -76,14 +75,14 @@ class Feed:
             self._followers -= 1
 
     def _announce(self) -> None:
-        self.news.set()
-        self.news = asyncio.Event()
+        self.changed.set()
+        self.changed = asyncio.Event()
 
 
 @asynccontextmanager
-async def open_feed(settings: FeedSettings, stopping: asyncio.Event) -> AsyncIterator[Feed]:
+async def open_feed(history: int, max_followers: int, stopping: asyncio.Event) -> AsyncIterator[Feed]:
     """A feed that is closed as soon as the service is stopping."""
-    feed = Feed(settings)
+    feed = Feed(history, max_followers)
 
     async def close_when_stopping() -> None:
         await stopping.wait()

@@ -1,15 +1,22 @@
 """A live feed with a bounded history
 
 `POST /streaming/feed` publishes, `GET /streaming/feed` follows: what others publish arrives as server-sent
-events. Use it for news, prices, progress of all sorts, where many listen to one source. Who loses the
-connection says in `Last-Event-ID` what it saw last, and gets what it missed from the history of the last
-`APP_FEED__HISTORY` events, which is held in the lifespan. Who was away for longer gets a `gap` event that
-says how much is lost, and should load the whole state anew.
+events. Use it for news, prices, progress of all sorts, where many listen to one source; for one stream a
+request, of which nobody else gets a part, see `streaming/sse`. Who loses the connection says in
+`Last-Event-ID` what it saw last, and gets what it missed from the history of the last `APP_FEED__HISTORY`
+events. Who was away for longer gets a `gap` event that says how much is lost, and should load the whole
+state anew.
+
+The history is the `Feed` of `app/realtime/feed.py`, opened in `app/lifespan.py` and kept in
+`request.state`. It numbers and keeps the events, counts the followers, and is closed when
+`app/shutdown.py` sets `stopping` at the signal. Then each follower is sent what is left, and a goodbye, but
+one that stands still, or reads too slowly for the time that the server gives itself, is cut without.
 
 The history is the only buffer. A follower has no queue, only a place in the history, so a reader that is
-slow, or stands still, costs no memory and delays nobody; it, too, is told of its gap. An id is the run of
-the service and a number: after a restart numbers begin again, and `17` would be another event. The very
-first thing that is sent is an id without data, so that a client can come back before it has seen anything.
+slow, or stands still, costs no memory and delays nobody; it, too, is told of its gap. An id is a random
+prefix, made at each start, and a number: after a restart numbers begin again, and `17` would be another
+event. The first thing that a new client is sent is an id without data, so that it can come back before it
+has seen anything.
 
 Here the stream is made of bytes, by a `StreamingResponse` with a `media_type` of its own, for an event is
 written once by `format_sse_event` and not once for each follower. So the comments that keep a silent
@@ -23,6 +30,13 @@ silence after a hole, and so does one whose ids are plain numbers, after a resta
 takes the `event` and the `id` as they are: a line break in them is another event. `ServerSentEvent` refuses
 it.
 
+A follower that stands still never takes the goodbye: the stream waits at its `yield`, and the server for the
+stream, without a limit. `app/middleware/stalled_sockets.py` aborts such a connection. Where that is not
+copied too, `uvicorn --timeout-graceful-shutdown 5` ends the wait, for those who do read as well.
+
+The page needs the handlers of `app/errors.py`: without them a refusal is a 500, and FastAPI's own 422
+repeats the input, or is a 500 too, for half a surrogate pair.
+
 ## What is proven
 
 - A follower gets what is published as it comes.
@@ -35,7 +49,7 @@ it.
 - An event is written once for all followers.
 - A silent stream is kept alive by comments.
 - More followers than the setting allows are refused.
-- Every stream ends with a farewell when the service stops.
+- Every stream whose client reads ends with a farewell when the service stops.
 
 ## Read more
 
@@ -104,12 +118,15 @@ async def take_place(
 @router.get("/feed", response_class=EventBytes)
 async def follow(after: Annotated[int | None, Depends(take_place)], feed: FeedDep) -> AsyncIterable[bytes]:
     """`news` events from now on, or from the one after `Last-Event-ID`; `gap` where some are lost."""
+    # No id before a gap of unknown size: who is cut off between the two has to be told of it again.
+    event_id = None if after is None else feed.id_of(after)
+    yield format_sse_event(comment="connected", id=event_id, retry=RETRY_MILLISECONDS)
     if after is None:
         after = feed.forgotten
         yield gap_event(None, feed.id_of(after))
-    yield format_sse_event(comment="connected", id=feed.id_of(after), retry=RETRY_MILLISECONDS)
     while True:
-        news = feed.news
+        # Taken before the look at the rest: what changes after the look sets this one, and is not missed.
+        changed = feed.changed
         if after < feed.forgotten:
             missed, after = feed.forgotten - after, feed.forgotten
             yield gap_event(missed, feed.id_of(after))
@@ -121,7 +138,7 @@ async def follow(after: Annotated[int | None, Depends(take_place)], feed: FeedDe
                 event="goodbye", data_str=Goodbye(reason="The server is stopping.").model_dump_json()
             )
             return
-        elif not await is_set_within(PING_SECONDS, news):
+        elif not await is_set_within(PING_SECONDS, changed):
             yield PING
 
 

@@ -1,10 +1,11 @@
 """Server-sent events that resume
 
 `GET /streaming/events` sends numbered events, one every `interval` seconds, over plain HTTP. Use
-server-sent events when only the server speaks: progress, notifications, a feed. A browser's `EventSource`
-reconnects by itself and says in `Last-Event-ID` what it saw last, so it misses nothing and sees nothing
-twice. It reconnects after the end as well; only a 204 stops it. So the last event has an id too, and who
-has seen it is answered 204.
+server-sent events when only the server speaks: progress, notifications, a feed. Here is one stream a
+request; for many clients of one source see `streaming/feed`. A browser's `EventSource` reconnects by itself
+and says in `Last-Event-ID` what it saw last, so it misses nothing and sees nothing twice. It reconnects
+after the end as well; only a 204 stops it. So the last event has an id too, and who has seen it is answered
+204.
 
 The endpoint is a generator with `response_class=EventSourceResponse`; each `yield` is one event. FastAPI
 sends a comment every 15 seconds of silence, so that proxies keep the connection, and turns off caching and
@@ -16,13 +17,18 @@ more; it is told as a `failed` event, with the request id and without the except
 the source too, and whatever it costs: it is opened, and closed, by a dependency.
 
 What can be refused must be refused in a dependency: the generator's first line runs after the response has
-begun, with status 200, and can only cut it.
+begun, with status 200, and can only cut it. The refusals need the handlers of `app/errors.py`: without them
+a `BadRequest` is a 500, and FastAPI's own 422 repeats the input, or is a 500 too, for half a surrogate pair.
 
 ## The trap
 
 uvicorn waits for open connections *before* it ends the lifespan. A stream that waits for its next event,
 and for nothing else, keeps the server alive after SIGTERM until it is killed. This one also waits for
 `stopping`, which `app/shutdown.py` sets at the signal, and says goodbye.
+
+A client that stands still never takes the goodbye: the generator waits at its `yield`, and the server for
+the generator, without a limit. `app/middleware/stalled_sockets.py` aborts such a connection. Where that is
+not copied too, `uvicorn --timeout-graceful-shutdown 5` ends the wait, for those who do read as well.
 
 The `finally` of the generator runs when the client leaves, if the generator is waiting for something; if it
 waits at a `yield`, for a client that reads slowly, it runs when the garbage collector comes by. What must

@@ -1,6 +1,7 @@
 import asyncio
 import json
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, Self, cast
 
 import pytest
@@ -12,8 +13,9 @@ from pydantic import ValidationError
 from app.lifespan import State
 from app.realtime.feed import Feed
 from app.routers.streaming import feed as page
-from app.settings import FeedSettings, Settings
+from app.settings import ROOT, FeedSettings, Settings
 from tests.asgi import LIMIT, SlowCall, http_scope
+from tests.server import serve
 
 URL = "/streaming/feed"
 HISTORY = 3
@@ -25,6 +27,7 @@ def settings(settings: Settings) -> Settings:
 
 
 def feed_of(client: TestClient) -> Feed:
+    # What the lifespan yielded to this client, and every request finds in `request.state`.
     return cast(State, client.app_state)["feed"]
 
 
@@ -36,7 +39,10 @@ def publish(client: TestClient, *texts: str) -> list[str]:
 
 
 class Follower:
-    """An open stream, read one event at a time; in a thread, so that waiting for one has a limit."""
+    """An open stream, read one event at a time; in a thread, so that waiting for one has a limit.
+
+    The TestClient of Starlette 1 streams: what is sent can be read while the endless answer goes on.
+    """
 
     def __init__(self, client: TestClient, last_event_id: str = "") -> None:
         headers = {"Last-Event-ID": last_event_id} if last_event_id else {}
@@ -108,9 +114,10 @@ def test_a_client_that_was_away_for_too_long_is_told_how_much_is_lost(client: Te
 def test_an_id_from_before_a_restart_is_a_gap_of_unknown_size(client: TestClient) -> None:
     [kept] = publish(client, "since the restart")
     with Follower(client, last_event_id="0badcafe-7") as follower:
+        # Without an id: a client that is cut off here comes back with its old one, and is told again.
+        assert follower.next() == {"comment": "connected", "retry": "2000"}
         gap = follower.next()
         assert (gap["event"], gap["data"]) == ("gap", {"missed": None})
-        assert follower.next()["comment"] == "connected"
         assert follower.next()["id"] == kept
 
 
@@ -192,10 +199,13 @@ def test_more_followers_than_the_setting_allows_are_refused(client: TestClient) 
             assert third.answer.headers["content-type"] == "application/problem+json"
 
 
-def test_every_stream_ends_with_a_farewell_when_the_service_stops(client: TestClient) -> None:
+def test_every_stream_whose_client_reads_ends_with_a_farewell_when_the_service_stops(
+    client: TestClient,
+) -> None:
     with Follower(client) as follower, Follower(client) as other:
         for each in (follower, other):
             each.next()
+        # An event of asyncio is set in its own loop, which runs in the thread behind the portal.
         assert client.portal
         client.portal.call(cast(State, client.app_state)["stopping"].set)
         for each in (follower, other):
@@ -236,9 +246,37 @@ def test_trap_a_line_break_in_the_event_or_the_id_is_another_event() -> None:
 
 
 def test_trap_a_plain_number_means_another_event_after_a_restart() -> None:
-    before, after = Feed(FeedSettings()), Feed(FeedSettings())
+    before, after = Feed(HISTORY, max_followers=1), Feed(HISTORY, max_followers=1)
     for feed, text in ((before, "old"), (after, "new"), (after, "newer")):
         feed.publish("news", page.News(text=text))
-    # By the number alone the client of the old run would be sent `newer`, and never hear of `new`.
+    # By the number alone the client from before the restart would be sent `newer`, and never hear of `new`.
     assert after.number_of(before.id_of(1)) is None
     assert after.number_of(after.id_of(1)) == 1
+
+
+def test_trap_a_reader_that_stands_still_keeps_the_page_that_was_copied_alone_from_stopping(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "alone.py").write_text(
+        "from contextlib import asynccontextmanager\n"
+        "from fastapi import FastAPI\n"
+        "from app.realtime.feed import open_feed\n"
+        "from app.routers.streaming.feed import News, router\n"
+        "from app.shutdown import stopping_on_signals\n"
+        "@asynccontextmanager\n"
+        "async def lifespan(app):\n"
+        "    with stopping_on_signals() as stopping:\n"
+        "        async with open_feed(20_000, 1, stopping) as feed:\n"
+        "            for _ in range(20_000):\n"
+        "                feed.publish('news', News(text='x' * 500))\n"
+        "            yield {'stopping': stopping, 'feed': feed}\n"
+        "app = FastAPI(lifespan=lifespan)\n"
+        "app.include_router(router)\n"
+    )
+    away = f"GET {URL} HTTP/1.1\r\nHost: localhost\r\nLast-Event-ID: 0badcafe-1\r\n\r\n".encode()
+    args = ["--timeout-graceful-shutdown", "1"]
+    with serve(tmp_path, {"PYTHONPATH": str(ROOT)}, args, "alone:app") as server:
+        with server.connect(away, receive_buffer=4_096) as deaf:
+            assert deaf.recv(12) == b"HTTP/1.1 200"
+            assert server.stop() >= 1
+        assert "timeout graceful shutdown exceeded" in server.log

@@ -220,6 +220,22 @@ def test_trap_a_stream_that_does_not_watch_for_the_stop_keeps_the_server_alive(t
         assert "timeout graceful shutdown exceeded" in server.log
 
 
+@pytest.mark.anyio
+async def test_trap_a_client_that_stands_still_never_takes_the_goodbye(app: FastAPI) -> None:
+    scope = http_scope(URL)
+    async with app.router.lifespan_context(app) as opened:
+        state = cast(State, opened)
+        scope["state"] = state
+        call = SlowCall(app, scope)  # on no server, so without a transport that could be aborted
+        running = asyncio.create_task(call.run())
+        state["stopping"].set()
+        done, _ = await asyncio.wait([running], timeout=0.05)
+        assert not done
+        call.reads.set()
+        await running
+    assert b"event: goodbye" in call.chunks[-1]
+
+
 def test_trap_a_refusal_inside_the_generator_is_a_200() -> None:
     app = FastAPI()
 
