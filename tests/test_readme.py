@@ -9,9 +9,13 @@ import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Annotated, Any
 
 import pytest
+from fastapi import Depends
+from fastapi.testclient import TestClient
 
+from app.realtime.feed import Feed
 from app.settings import ROOT
 from tests.programs import program
 from tests.readme import README, with_tables
@@ -49,6 +53,20 @@ def test_every_variable_of_the_text_is_a_setting() -> None:
     table = TEXT.partition("<!-- settings -->")[2].partition("<!-- /settings -->")[0]
     settings = set(re.findall(r"^\| `(APP_\w+)`", table, re.MULTILINE))
     assert set(re.findall(r"APP_[A-Z_]+", TEXT)) <= settings
+
+
+def test_the_block_that_takes_a_page_into_another_app_runs() -> None:
+    [block] = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
+    made: dict[str, Any] = {}
+    exec(block, made)  # noqa: S102, our own README
+
+    async def last(feed: Annotated[Feed, Depends(made["get_feed"])]) -> int:
+        return feed.last
+
+    made["app"].add_api_route("/", last)
+    with TestClient(made["app"]) as client:
+        assert client.get("/").json() == 0
+        assert client.get("/nothing").headers["content-type"] == "application/problem+json"
 
 
 @pytest.mark.parametrize(("command", "answer"), CALLS, ids=[call[0].split()[-1] for call in CALLS])
