@@ -4,7 +4,7 @@ Everything here is done in threads (`def` endpoints): to read files, to render a
 work that would hold up the event loop.
 """
 
-from functools import cache
+from functools import cache, lru_cache
 
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.responses import HTMLResponse, StreamingResponse
@@ -24,6 +24,7 @@ from app.routers.files.static import STATIC, SiteFiles
 from app.settings import ROOT, Settings
 
 SLICE = 32 * 1024
+HOSTS = 4
 
 
 class CataloguePage(PageText):
@@ -68,8 +69,10 @@ def explorer_router(templates: Jinja2Templates) -> APIRouter:
     paths_of_sources = cache(source_paths)
     pages = {page.path: page for page in PAGES}
 
-    def describe_all(request: Request) -> Catalogue:
-        document, base_url = request.app.openapi(), base_url_of(request)
+    # Kept for the hosts that were asked last: who calls it often costs no memory but that of the answers.
+    @lru_cache(maxsize=HOSTS)
+    def describe_all(app: FastAPI, base_url: str) -> Catalogue:
+        document = app.openapi()
         groups = []
         for name, group in GROUPS.items():
             described = [
@@ -80,10 +83,16 @@ def explorer_router(templates: Jinja2Templates) -> APIRouter:
             groups.append(CatalogueGroup(name=name, title=title, description=description, pages=described))
         return Catalogue(groups=groups)
 
+    @lru_cache(maxsize=HOSTS)
+    def write_all(app: FastAPI, base_url: str) -> bytes:
+        return describe_all(app, base_url).model_dump_json().encode()
+
     @router.get("/", response_class=HTMLResponse, include_in_schema=False)
     def index(request: Request) -> HTMLResponse:
         """All pages, by group."""
-        return templates.TemplateResponse(request, "index.html", dict(describe_all(request)))
+        return templates.TemplateResponse(
+            request, "index.html", dict(describe_all(request.app, base_url_of(request)))
+        )
 
     @router.get("/catalogue", response_model=Catalogue)
     def catalogue(request: Request) -> StreamingResponse:
@@ -91,7 +100,7 @@ def explorer_router(templates: Jinja2Templates) -> APIRouter:
 
         Sent in slices: the gzip middleware works on the event loop, which is free between two of them.
         """
-        body = describe_all(request).model_dump_json().encode()
+        body = write_all(request.app, base_url_of(request))
         slices = (body[start : start + SLICE] for start in range(0, len(body), SLICE))
         return StreamingResponse(slices, media_type="application/json")
 

@@ -200,7 +200,7 @@ class Settings(BaseSettings):
     ] = ("http://localhost:3000",)
 
     max_body_size: Annotated[PositiveInt, _setting("request body, all routes but uploads; more is 413")] = (
-        1_000_000
+        100_000
     )
     body_timeout: Annotated[
         PositiveFloat, _setting("time for a whole request body to arrive; later is 408")

@@ -11,7 +11,7 @@ from httpx2 import Response
 from starlette.types import Message, Receive, Scope, Send
 
 from app.catalogue import GROUPS, PAGES, Page, read_page
-from app.explorer import SLICE, colour
+from app.explorer import SLICE, Catalogue, colour
 from app.main import create_app
 from app.settings import ROOT, Settings
 
@@ -84,6 +84,21 @@ def test_the_catalogue_is_sent_in_slices_between_which_the_event_loop_is_free(cl
     TestClient(watched).get("/catalogue", headers={"Accept-Encoding": "identity"})
     assert sum(sizes) > 3 * SLICE
     assert max(sizes) <= SLICE
+
+
+def test_the_catalogue_is_written_once_for_a_host(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[Catalogue] = []
+
+    def write(self: Catalogue) -> str:
+        written.append(self)
+        return "{}"
+
+    monkeypatch.setattr(Catalogue, "model_dump_json", write)
+    for host in ("localhost:1", "localhost:1", "localhost:2"):
+        client.get("/catalogue", headers={"Host": host})
+    assert len(written) == 2
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.path)

@@ -15,6 +15,12 @@ from app.settings import Settings
 NUMBERS = [1.5, 2.5] * 40_000
 
 
+@pytest.fixture
+def settings(settings: Settings) -> Settings:
+    """A limit of several slices."""
+    return settings.model_copy(update={"max_body_size": 1_000_000})
+
+
 def measure(client: TestClient, body: Any, encoding: str = "gzip") -> httpx2.Response:
     headers = [(b"Content-Type", b"application/json"), (b"Content-Encoding", encoding.encode())]
     return client.post("/validation/measurements", content=body, headers=headers)
