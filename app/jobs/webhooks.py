@@ -3,6 +3,8 @@
 Each subscription has its own queue and its own task, so that one which is slow or dead holds up no other.
 The first message asks whether somebody there wants the rest: whoever answers with its challenge does, and
 no other host is called more than `attempts` times. A subscription that cannot be delivered to has ended.
+While the queue of one is full, nothing is published: a subscriber misses nothing and is ended by nobody
+else, but one that answers slowly slows down who publishes.
 
 All of it lives in the process: a restart forgets the subscriptions, and each worker process has its own.
 """
@@ -22,7 +24,7 @@ import anyio
 import httpx2
 
 from app.egress import PublicOnlyTransport, is_listed
-from app.errors import BadRequest, InsufficientStorage, NotFound
+from app.errors import BadRequest, InsufficientStorage, NotFound, ServiceUnavailable
 from app.jobs.subscriptions import Challenge, Delivery, Event, Subscription, VerificationEvent
 from app.settings import WebhookSettings
 from app.webhooks import sign
@@ -83,15 +85,14 @@ class WebhookSender:
         self._stop(subscription)
 
     def publish(self, event: Event) -> int:
-        """Queues the event for all active subscriptions; their number."""
+        """Queues the event for all active subscriptions, or for none; their number."""
         active = [each for each in self._subscriptions.values() if each.status == "active"]
+        # Whoever publishes waits, for a burst is not the fault of the subscriber whose queue it fills.
+        if any(each.waiting.full() for each in active):
+            raise ServiceUnavailable("Too many events wait. Try again later.", {"Retry-After": "1"})
         for subscription in active:
-            try:
-                subscription.post(event)
-            except asyncio.QueueFull:
-                logger.warning("webhook subscriber too slow", extra={"fields": {"id": subscription.id}})
-                self._stop(subscription)
-        return sum(each.status == "active" for each in active)
+            subscription.post(event)
+        return len(active)
 
     async def drained(self) -> None:
         """Returns when nothing can be sent at once. What waits for another attempt would take too long."""

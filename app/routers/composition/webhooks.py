@@ -29,7 +29,7 @@ callback without responses of its own promises FastAPI's 422, which no subscribe
 - A subscriber that returns the challenge gets the events, signed, and one that does not gets nothing.
 - What failed is sent again with the same id and another time, a bounded number of times.
 - A subscriber that answers 410 gets nothing more.
-- A subscriber that does not keep up ends, and holds up no other.
+- A burst that fills a queue is refused, queued for nobody, and ends no subscription.
 - A redirect is not followed, and of an answer no more than a kilobyte is read.
 - No address inside the network is connected to, whatever its name or notation.
 - A URL with a password, a fragment or without TLS is refused.

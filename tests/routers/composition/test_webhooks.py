@@ -94,7 +94,7 @@ def test_a_subscriber_that_answers_410_gets_nothing_more(client: TestClient, ser
     assert (state["status"], state["deliveries"][1]["attempts"], announce(client)) == ("ended", 1, 0)
 
 
-def test_a_subscriber_that_does_not_keep_up_ends_and_holds_up_no_other(
+def test_a_burst_that_fills_a_queue_is_refused_queued_for_nobody_and_ends_no_subscription(
     client: TestClient, server: Subscriber
 ) -> None:
     with subscriber() as other:
@@ -103,16 +103,19 @@ def test_a_subscriber_that_does_not_keep_up_ends_and_holds_up_no_other(
         slow, quick = subscribe(client, server.url), subscribe(client, other.url)
         assert [settled(client, each)["status"] for each in (slow, quick)] == ["active", "active"]
         server.answering.clear()
-        announced = []
-        for number in range(4):
-            announced.append(announce(client, f"{number}"))
+        for number in range(3):
+            assert announce(client, f"{number}") == 2
             other.wait_for(number + 2)
             settled(client, quick)
             server.wait_for(2)
-    assert announced == [2, 2, 2, 1]
-    state = client.get(slow["location"]).json()
-    assert state["status"] == "ended"
-    assert [delivery["status"] for delivery in state["deliveries"]] == ["delivered", *["failed"] * 3]
+        refused = client.post(f"{BASE}/announcements", json={"text": "3"})
+        assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
+        server.answering.set()
+        for subscription, received in ((slow, server.received), (quick, other.received)):
+            assert settled(client, subscription)["status"] == "active"
+            texts = [each.json["data"]["text"] for each in received[1:]]
+            assert texts == ["0", "1", "2"]
+        assert announce(client) == 2
 
 
 def test_a_redirect_is_not_followed_and_of_an_answer_no_more_than_a_kilobyte_is_read(
