@@ -10,6 +10,7 @@ from app.lifespan import open_state
 from app.middleware.access_log import AccessLogMiddleware
 from app.middleware.body_deadline import BodyDeadlineMiddleware
 from app.middleware.cross_origin import cross_origin
+from app.middleware.form_charset import FormCharsetMiddleware
 from app.middleware.head import HeadMiddleware
 from app.middleware.known_host import KnownHostMiddleware
 from app.middleware.lingering_close import LingeringCloseMiddleware
@@ -83,6 +84,8 @@ def middleware(settings: Settings) -> list[Middleware]:
         Middleware(UnhandledErrorMiddleware),
         Middleware(HeadMiddleware),  # above gzip, so that HEAD has the very headers of GET
         Middleware(WhenHeaderMiddleware, header=b"accept-encoding", inner=Middleware(GZipMiddleware)),
+        # Next to the readers too, whichever of them asks for a form: a route, a mounted app, a tenant's.
+        Middleware(FormCharsetMiddleware),
         Middleware(BodyDeadlineMiddleware, seconds=settings.body_timeout),
     ]
 

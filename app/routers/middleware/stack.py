@@ -18,7 +18,9 @@ prints it from the running app.
    same headers.
 8. **Compression** flushes every chunk: a stream is not held back. `text/event-stream` and images are
    left alone.
-9. **The body deadline** stands next to the reader, for only reading is timed.
+9. **Form charset** refuses a form in another charset than UTF-8, which would be decoded by any codec that
+   the client names. It stands above every route and mounted app that may read one.
+10. **The body deadline** stands next to the reader, for only reading is timed.
 
 The body limit is none of these: `include_router(max_body_size=)` sets it for each router, below the
 stack.

@@ -22,6 +22,9 @@ only parameter of an endpoint `Json[Details]` refuses every text.
 Bytes that are not UTF-8 are no error. Raw or in a part they are read as Latin-1 (`ÿ`), as `%FF` they become
 `�`, and afterwards nobody can tell. Where each character counts take JSON, which refuses them.
 
+Parts are decoded by whatever codec of Python the client names, `multipart/form-data; charset=punycode`: one
+megabyte of that stops the event loop for 40 seconds. `app/middleware/form_charset.py` refuses all but UTF-8.
+
 JSON sent to a form without required fields is an empty form. A field that was emptied is its default
 again. A file of `bytes` takes a text too, and the `media_type` of a `File` is neither checked nor documented.
 
@@ -35,6 +38,7 @@ again. A file of `bytes` takes a text too, and the `media_type` of a `File` is n
 - A text of a form may be JSON with a model of its own.
 - A blob in the place of a text is refused and counts as a file.
 - No form of this service fails at a file in the place of a text.
+- A form in another charset than UTF-8 is refused.
 - A small file arrives as bytes.
 
 ## Read more
@@ -52,7 +56,7 @@ from pydantic import BaseModel, Field, Json
 
 from app.routers.validation.parameters import Once
 
-MAX_THUMBNAIL = 200_000
+MAX_THUMBNAIL = 50_000
 
 
 class OnceInForm(Once):

@@ -30,6 +30,7 @@ LAYERS = [
     "UnhandledErrorMiddleware",
     "HeadMiddleware",
     "GZipMiddleware",
+    "FormCharsetMiddleware",
     "BodyDeadlineMiddleware",
 ]
 ERRORS = [

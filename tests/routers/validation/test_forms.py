@@ -1,13 +1,16 @@
 from collections.abc import Iterator
+from encodings import punycode
 from typing import Annotated, Any, Literal
 
 import pytest
 from fastapi import FastAPI, File, Form, UploadFile
 from fastapi.exceptions import RequestValidationError
+from fastapi.middleware import Middleware
 from fastapi.testclient import TestClient
 from pydantic import BaseModel, Json, ValidationError
 
 from app.main import create_app
+from app.middleware.form_charset import FormCharsetMiddleware
 from app.routers.validation.forms import MAX_THUMBNAIL, Details
 from app.settings import Settings
 from tests.routers.validation.bodies import answer_of, refused
@@ -229,6 +232,43 @@ def test_trap_bytes_that_are_not_utf_8_are_read_as_something_else() -> None:
     as_json = {"Content-Type": "application/json"}
     bad = b'{"language": "\xff"}'
     assert answer_of(save_json, method="POST", content=bad, headers=as_json).status_code == 400
+
+
+IN_PUNYCODE = {"Content-Type": "multipart/form-data; boundary=b; charset=punycode"}
+
+
+def test_a_form_in_another_charset_than_utf_8_is_refused(client: TestClient) -> None:
+    in_latin_1 = {"Content-Type": f"{URL_ENCODED}; charset=latin-1"}
+    for path, operations in client.get("/openapi.json").json()["paths"].items():
+        for method in operations:
+            for headers in (IN_PUNYCODE, in_latin_1):
+                refused = client.request(method, path, content=b"", headers=headers)
+                assert refused.status_code == 415
+                assert refused.headers["content-type"] == "application/problem+json"
+
+
+def test_trap_a_form_is_read_by_the_codec_that_its_client_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    decoded: list[str] = []
+    decode = punycode.punycode_decode
+
+    def count(text: bytes, errors: str) -> str:
+        decoded.append(decode(text, errors))
+        return decoded[-1]
+
+    monkeypatch.setattr(punycode, "punycode_decode", count)
+    app = FastAPI()
+
+    @app.post("/")
+    async def greet(name: Annotated[str, Form()]) -> str:
+        return name
+
+    form: dict[str, Any] = {"files": {"name-": (None, "Bcher-kva")}, "headers": IN_PUNYCODE}
+    # By a codec that copies the whole text for each character that it adds.
+    assert TestClient(app).post("/", **form).json() == "Bücher"
+    assert decoded == ["name", "Bücher"]
+    app = FastAPI(routes=app.routes, middleware=[Middleware(FormCharsetMiddleware)])
+    assert TestClient(app).post("/", **form).status_code == 415
+    assert len(decoded) == 2
 
 
 def test_a_small_file_arrives_as_bytes(client: TestClient) -> None:
