@@ -1,8 +1,7 @@
 """Resources that are closed again
 
 A dependency with `yield` opens something, lends it, and closes it: what stands before the `yield` runs before
-the endpoint, what stands after it runs when the endpoint is done. Use it for whatever must be given back:
-a connection, a lock, a place in a queue.
+the endpoint, what stands after it runs when the endpoint is done. Use it for what must be given back.
 
 Its scope says when that is. With `scope="function"` it is left before the answer is sent, so its exit code
 can still refuse: here a commit that fails is a 409. With `scope="request"`, the default, it is left when the
@@ -21,8 +20,9 @@ refusal. In request scope an `HTTPException` comes too late: the client has its 
 the `Depends` object, so writing `Depends(open_line, max_concurrency=2)` twice allows four; share one alias.
 Two requests that take the same two resources in opposite order wait for each other, for ever. A resource is
 opened even if the endpoint's own parameters are refused. In `dependencies=[...]`, `use_cache=False` has no
-effect. An `async with` of the endpoint's own is not shielded: its cleanup ends at its first `await`. And in
-tests `dependency_overrides` does not reach mounted apps, while the documentation keeps the original.
+effect. FastAPI shields what stands after the `yield` when the request is cancelled, not an `async with` of
+the endpoint's own, nor from the clock of a dependency: there cleanup ends at its first `await`. In tests
+`dependency_overrides` does not reach mounted apps, and the documentation keeps the original.
 
 ## What is proven
 
@@ -31,6 +31,7 @@ tests `dependency_overrides` does not reach mounted apps, while the documentatio
 - What the partner raises inside the endpoint becomes a 404.
 - At most two lines are open at a time, whichever routes use them.
 - Who waits too long for a line gets a 503, and the others are served.
+- A turn that comes as the time runs out opens no line.
 - Requests that wait for each other's resources end with a 503.
 - A line is closed when the request is cancelled.
 - A positional argument of a partial is no parameter of the request.
@@ -54,7 +55,7 @@ from functools import partial
 from typing import Annotated, TypedDict, cast
 
 import anyio
-from anyio.lowlevel import checkpoint
+from anyio.lowlevel import checkpoint, checkpoint_if_cancelled
 from fastapi import APIRouter, BackgroundTasks, Depends, FastAPI, Path, Query, Request, Response
 from fastapi.requests import HTTPConnection
 from pydantic import BaseModel, Field
@@ -149,6 +150,7 @@ TurnDep = Annotated[anyio.CancelScope, Depends(wait_for_turn, scope="function", 
 async def open_line(state: PageStateDep, turn: TurnDep) -> AsyncIterator[Line]:
     """One transaction: committed when the endpoint returns, forgotten when it raises."""
     turn.deadline = math.inf
+    await checkpoint_if_cancelled()  # the clock may have run out in the very moment of the turn
     line = Line(state["partner"])
     try:
         yield line
@@ -158,15 +160,13 @@ async def open_line(state: PageStateDep, turn: TurnDep) -> AsyncIterator[Line]:
     except Stale:
         raise Conflict("The price has changed. Read it again.") from None
     finally:
-        await line.close()  # FastAPI shields it: a cancelled request gets here, and through
+        await line.close()  # FastAPI shields it, for the clock is stopped: a cancelled request gets through
 
 
 # One alias, one limit.
 LineDep = Annotated[Line, Depends(open_line, scope="function", max_concurrency=MAX_LINES)]
 
-
 router = APIRouter(tags=["dependencies"], lifespan=open_page_state)
-
 Name = Annotated[str, Path(max_length=50, examples=["tea"])]
 
 

@@ -1,6 +1,7 @@
 import json
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from functools import partial, wraps
 from typing import Annotated, Any, Literal, get_args
 
@@ -12,6 +13,7 @@ from fastapi.exceptions import DependencyScopeError, FastAPIError
 from fastapi.testclient import TestClient
 from typing_extensions import TypeAliasType
 
+from app.dependencies import SettingsDep
 from app.routers.dependencies.resources import (
     MAX_LINES,
     MAX_TIMELINES,
@@ -22,6 +24,7 @@ from app.routers.dependencies.resources import (
     Partner,
     TurnDep,
     open_line,
+    wait_for_turn,
 )
 from app.settings import Settings
 from tests.asgi import EMPTY_BODY, Call, http_scope
@@ -148,6 +151,38 @@ def test_at_most_two_lines_are_open_at_a_time_whichever_routes_use_them(
     in_loop(client, scenario)
     assert waiting.status == 200
     assert lines(client) == (0, MAX_LINES)
+
+
+def test_a_turn_that_comes_as_the_time_runs_out_opens_no_line(app: FastAPI, client: TestClient) -> None:
+    gate = Gate()
+    app.add_api_route("/gate", gate.__call__)
+    partner = partner_of(client)
+    late = call(client, TEA)
+    turns: list[anyio.CancelScope] = []
+
+    async def wait_in_sight(settings: SettingsDep) -> AsyncIterator[anyio.CancelScope]:
+        async with asynccontextmanager(wait_for_turn)(settings) as turn:
+            turns.append(turn)
+            yield turn
+
+    app.dependency_overrides[wait_for_turn] = wait_in_sight
+
+    async def scenario() -> None:
+        async with anyio.create_task_group() as tasks:
+            for _ in range(MAX_LINES):
+                tasks.start_soon(call(client, "/gate").run)
+            await until(lambda: partner.lines == MAX_LINES)
+            tasks.start_soon(late.run)
+            await anyio.wait_all_tasks_blocked()
+            gate.opened.set()
+            # A line is closed: the turn has been handed over, and who waits for it has not run since.
+            await until(lambda: partner.lines < MAX_LINES)
+            turns[-1].deadline = -math.inf
+
+    in_loop(client, scenario)
+    assert late.status == 503
+    assert lines(client) == (0, MAX_LINES)
+    assert client.get(TEA).status_code == 200
 
 
 class TestImpatient:
