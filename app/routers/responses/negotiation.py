@@ -4,7 +4,7 @@
 media range in it may have a weight, `text/csv;q=0.5`, the more specific range counts, and `q=0` means
 never. Among equals the server's own order decides. Use it where programs of different kinds read the same
 data; one address then stays one resource. A format that nobody here knows is a 406 that lists what there
-is.
+is. A header of over 4,000 characters is a 400 before it is read: the server itself sets no such limit.
 
 `Vary: Accept` stands on every answer, the 406 too: without it a cache hands the CSV of one client to the
 next. All formats are documented, each under its own media type. A dependency chooses, so the choice is
@@ -30,6 +30,7 @@ model that is documented, and render those.
 - The more specific range counts and a weight of zero means never.
 - Where nothing is asked for the answer is JSON.
 - An unknown format is a 406 that lists what there is.
+- An Accept header of over 4,000 characters is a 400, in one line or in several.
 - Every answer varies by the accept header.
 - Every format is documented with its media type.
 - All formats hold the same rows.
@@ -45,7 +46,7 @@ injection](https://owasp.org/www-community/attacks/CSV_Injection) at OWASP.
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -57,10 +58,12 @@ from sqlalchemy import select
 from app.csv_lines import csv_line
 from app.database.models import Item
 from app.dependencies import SessionDep
-from app.errors import AppError
+from app.errors import AppError, BadRequest
 from app.routers.responses.fields import StoredItem
 
 MAX_ROWS = 100
+MAX_ACCEPT = 4_000
+"""Characters. A browser sends a few hundred; to read many more would keep everybody else waiting."""
 WEIGHT = re.compile(r"q=(0(\.\d{0,3})?|1(\.0{0,3})?)")
 
 ROWS = TypeAdapter(Sequence[StoredItem])
@@ -96,29 +99,34 @@ class NotAcceptable(AppError):
     detail = f"There is {', '.join(each.media_type for each in FORMATS)}."
 
 
-def quality(accept: str, media_type: str) -> float:
-    """The weight an `Accept` header gives to a media type: that of the most specific range which covers it.
+def weights_of(accept: str) -> dict[str, float]:
+    """The weight of each media range in an `Accept` header.
 
     Other parameters than the weight are not looked at, and a range with a malformed weight is passed over.
     """
-    ranges = ("*/*", f"{media_type.partition('/')[0]}/*", media_type)
-    best = (-1, 0.0)
+    weights: dict[str, float] = {}
     for part in accept.lower().split(","):
         name, *parameters = (piece.strip() for piece in part.split(";"))
         weight = next((each for each in parameters if each.startswith("q=")), "q=1")
-        if name in ranges and WEIGHT.fullmatch(weight):
-            best = max(best, (ranges.index(name), float(weight[2:])))
-    return best[1]
+        if WEIGHT.fullmatch(weight):
+            weights[name] = max(weights.get(name, 0.0), float(weight[2:]))
+    return weights
+
+
+def quality(weights: Mapping[str, float], media_type: str) -> float:
+    """That of the most specific range which covers the media type."""
+    ranges = (media_type, f"{media_type.partition('/')[0]}/*", "*/*")
+    return next((weights[each] for each in ranges if each in weights), 0.0)
 
 
 async def choose_format(request: Request) -> Format:
     # A header may be sent in several lines.
     accept = ",".join(request.headers.getlist("accept")) or "*/*"
-    weight, chosen = max(
-        ((quality(accept, each.media_type), each) for each in FORMATS),
-        key=lambda weighed: weighed[0],  # the first of equals
-    )
-    if weight == 0:
+    if len(accept) > MAX_ACCEPT:
+        raise BadRequest(f"The Accept header is longer than {MAX_ACCEPT} characters.", VARY)
+    weights = weights_of(accept)
+    chosen = max(FORMATS, key=lambda each: quality(weights, each.media_type))  # the first of equals
+    if quality(weights, chosen.media_type) == 0:
         raise NotAcceptable(headers=VARY)
     return chosen
 

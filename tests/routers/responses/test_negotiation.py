@@ -9,6 +9,9 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from fastapi.testclient import TestClient
 
+from app.routers.responses import negotiation
+from app.routers.responses.negotiation import MAX_ACCEPT
+
 URL = "/responses/items"
 JSON, CSV, MSGPACK = "application/json", "text/csv; charset=utf-8", "application/vnd.msgpack"
 
@@ -69,6 +72,29 @@ def test_an_unknown_format_is_a_406_that_lists_what_there_is(client: TestClient)
         assert answer.status_code == 406, accept
         assert answer.headers["content-type"] == "application/problem+json"
         assert answer.json()["detail"] == "There is application/json, text/csv, application/vnd.msgpack."
+
+
+def test_an_accept_header_of_over_4_000_characters_is_a_400_in_one_line_or_in_several(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parsed: list[str] = []
+    parse = negotiation.weights_of
+
+    def parse_in_sight(accept: str) -> dict[str, float]:
+        parsed.append(accept)
+        return parse(accept)
+
+    monkeypatch.setattr(negotiation, "weights_of", parse_in_sight)
+    longest = "text/csv" + "," * (MAX_ACCEPT - 8)
+    assert ask(client, longest).headers["content-type"] == CSV
+    assert parsed == [longest]  # once for all formats
+    del client.headers["accept"]
+    for lines in ([longest + ","], [longest[:100], longest[100:]], ["," * 400_000]):
+        answer = client.get(URL, headers=[("Accept", line) for line in lines])
+        assert (answer.status_code, answer.headers["content-type"]) == (400, "application/problem+json")
+        assert answer.json()["detail"] == "The Accept header is longer than 4000 characters."
+        assert "accept" in answer.headers["vary"].lower()
+    assert len(parsed) == 1
 
 
 def test_every_answer_varies_by_the_accept_header(client: TestClient) -> None:
