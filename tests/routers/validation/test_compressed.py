@@ -6,9 +6,14 @@ from typing import Annotated, Any
 import httpx2
 import pytest
 from fastapi import APIRouter, FastAPI, Form, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
 from fastapi.testclient import TestClient
+from pydantic import Field
 
+from app.errors import EXCEPTION_HANDLERS, add_exception_handlers
+from app.main import create_app
 from app.routers.validation.compressed import SLICE, GzipRoute, Inflated
 from app.settings import Settings
 
@@ -124,6 +129,44 @@ def app_with_gzip(max_body_size: int | None) -> TestClient:
     app = FastAPI()
     app.include_router(router)
     return TestClient(app, raise_server_exceptions=False)
+
+
+@pytest.fixture
+def errors(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many errors each body had."""
+    counts: list[int] = []
+
+    async def count(request: Request, exc: Exception) -> JSONResponse:
+        assert isinstance(exc, RequestValidationError)
+        counts.append(len(exc.errors()))
+        return JSONResponse({}, 422)
+
+    monkeypatch.setitem(EXCEPTION_HANDLERS, RequestValidationError, count)
+    return counts
+
+
+NO_NUMBERS = gzip.compress(json.dumps([""] * 100_000).encode())
+
+
+def test_of_a_list_that_has_many_errors_one_is_made(settings: Settings, errors: list[int]) -> None:
+    assert len(NO_NUMBERS) < 1_000
+    with TestClient(create_app(settings)) as client:
+        assert measure(client, NO_NUMBERS).status_code == 422
+    assert errors == [1]
+
+
+def test_trap_a_small_body_makes_an_error_for_each_item(errors: list[int]) -> None:
+    router = APIRouter(route_class=GzipRoute, max_body_size=1_000_000)
+
+    @router.post("/validation/measurements")
+    async def count_values(values: Annotated[list[float], Field(max_length=200_000)]) -> int:
+        return len(values)
+
+    app = FastAPI()
+    add_exception_handlers(app)
+    app.include_router(router)
+    assert measure(TestClient(app), NO_NUMBERS).status_code == 422
+    assert errors == [100_000]
 
 
 def test_streams_and_forms_are_inflated_too_and_know_nothing_of_it() -> None:
