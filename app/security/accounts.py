@@ -33,8 +33,8 @@ class Accounts:
         self._by_account = RateLimitItemPerMinute(settings.attempts_per_account, namespace="account")
 
     async def register(self, username: str, password: str, scopes: str, network: str) -> Account:
-        await self._throttle.count(self._by_address, network)
-        password_hash = await self._passwords.hash(password)
+        async with self._throttle.counted(self._by_address, network):
+            password_hash = await self._passwords.hash(password)
         account = Account(id=uuid.uuid4().hex, username=username, password_hash=password_hash, scopes=scopes)
         async with self._sessions.begin() as session:
             await ensure_room(session, Account, self._most)

@@ -1,6 +1,7 @@
 """The brake on guessing passwords: so many attempts a minute, by the address and by the account.
 
-Nobody is locked out by a count that stays: a minute later there are new attempts. The memory has a limit by
+Nobody is locked out by a count that stays: a minute later there are new attempts. Nor does an attempt count
+that is refused with 503, because too many passwords wait to be hashed: nobody has looked at it. The memory has a limit by
 itself, for names fall into a fixed number of buckets. Two names may share one, but nobody can choose
 which, for the buckets are drawn with a secret of this process.
 """
@@ -18,7 +19,7 @@ from limits import RateLimitItem
 from limits.aio.storage import MemoryStorage
 from limits.aio.strategies import FixedWindowRateLimiter
 
-from app.errors import TooManyRequests
+from app.errors import ServiceUnavailable, TooManyRequests
 
 BUCKETS = 4_096
 
@@ -29,7 +30,24 @@ class Throttle:
         self._limiter = FixedWindowRateLimiter(self._storage)
         self._secret = secrets.token_bytes(32)
 
-    async def count(self, limit: RateLimitItem, name: str) -> None:
+    @asynccontextmanager
+    async def counted(self, limit: RateLimitItem, name: str) -> AsyncIterator[None]:
+        """Counts an attempt, and takes it back when the service was too busy to make it."""
+        await self._count(limit, name)
+        try:
+            yield
+        except ServiceUnavailable:
+            await self._take_back(limit, name)
+            raise
+
+    @asynccontextmanager
+    async def attempt(self, limit: RateLimitItem, name: str) -> AsyncIterator[None]:
+        """Also takes it back when it succeeds: only failures use the limit up."""
+        async with self.counted(limit, name):
+            yield
+        await self._take_back(limit, name)
+
+    async def _count(self, limit: RateLimitItem, name: str) -> None:
         """Counts first and asks then, so that many at once do not pass together."""
         bucket = self._bucket_of(name)
         if not await self._limiter.hit(limit, bucket):
@@ -37,11 +55,7 @@ class Throttle:
             seconds = max(1, math.ceil(window.reset_time - time.time()))
             raise TooManyRequests("Too many attempts. Try again later.", {"Retry-After": str(seconds)})
 
-    @asynccontextmanager
-    async def attempt(self, limit: RateLimitItem, name: str) -> AsyncIterator[None]:
-        """Counts an attempt, and takes it back when it succeeds: only failures use the limit up."""
-        await self.count(limit, name)
-        yield
+    async def _take_back(self, limit: RateLimitItem, name: str) -> None:
         await self._storage.decr(limit.key_for(self._bucket_of(name)))
 
     def _bucket_of(self, name: str) -> str:

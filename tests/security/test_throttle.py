@@ -7,7 +7,7 @@ import pytest
 from fastapi.requests import HTTPConnection
 from limits import RateLimitItemPerMinute
 
-from app.errors import TooManyRequests
+from app.errors import ServiceUnavailable, TooManyRequests
 from app.security.throttle import BUCKETS, Throttle, network_of
 
 LIMIT = RateLimitItemPerMinute(3)
@@ -45,8 +45,25 @@ async def test_a_failure_counts_and_a_success_does_not() -> None:
             async with throttle.attempt(LIMIT, "ada"):
                 raise ZeroDivisionError
     with pytest.raises(TooManyRequests) as refused:
-        await throttle.count(LIMIT, "ada")
+        async with throttle.attempt(LIMIT, "ada"):
+            pass
     assert refused.value.headers and 1 <= int(refused.value.headers["Retry-After"]) <= 60
+
+
+@pytest.mark.anyio
+async def test_what_is_counted_stays_counted_unless_the_service_was_too_busy_to_try() -> None:
+    throttle = Throttle()
+    for counting in (throttle.counted, throttle.attempt):
+        for _ in range(10):
+            with pytest.raises(ServiceUnavailable):
+                async with counting(LIMIT, "ada"):
+                    raise ServiceUnavailable
+    for _ in range(3):
+        async with throttle.counted(LIMIT, "ada"):
+            pass
+    with pytest.raises(TooManyRequests):
+        async with throttle.counted(LIMIT, "ada"):
+            pass
 
 
 @pytest.mark.anyio

@@ -602,6 +602,18 @@ def test_too_many_attempts_are_refused_with_the_time_to_wait(throttled: TestClie
     assert log_in_from(throttled, "192.0.2.5") == 200
 
 
+def test_who_is_refused_because_too_many_passwords_wait_to_be_hashed_keeps_the_attempt(
+    throttled: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as busy:
+        busy.setattr(throttled.app_state["accounts"]._passwords, "_most", 0)
+        for _ in range(6):
+            assert log_in_from(throttled, "192.0.2.2") == 503
+            assert register(throttled, "bob").status_code == 503
+    assert log_in_from(throttled, "192.0.2.2") == 200
+    assert register(throttled, "bob").status_code == 201
+
+
 def test_strangers_who_fail_do_not_keep_out_who_has_logged_in_from_there_before(
     throttled: TestClient,
 ) -> None:
