@@ -6,13 +6,14 @@ So the name is resolved once, every address is looked at, and the connection goe
 and the `Host` header keep the name.
 """
 
+import asyncio
 import socket
 import ssl
-from collections.abc import Collection
+from collections.abc import Awaitable, Callable, Collection
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from ipaddress import IPv4Address, IPv6Network, ip_address
 
-import anyio
-import anyio.to_thread
 import httpx2
 
 GLOBAL_UNICAST = IPv6Network("2000::/3")
@@ -24,25 +25,47 @@ class AddressRefused(Exception):
     """The URL leads where a client has no business."""
 
 
+class NameResolver:
+    """Looks names up in a few threads of its own: whoever owns a name may let its look-up hang."""
+
+    def __init__(self, threads: int) -> None:
+        self._free = asyncio.Semaphore(threads)
+        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="resolver")
+
+    async def look_up(self, name: str, port: int) -> list[str]:
+        await self._free.acquire()
+        look_up = partial(socket.getaddrinfo, name, port, type=socket.SOCK_STREAM)
+        found = asyncio.get_running_loop().run_in_executor(self._threads, look_up)
+        # A thread cannot be stopped: it is free when it has ended, not when nobody waits for it any more.
+        found.add_done_callback(lambda _: self._free.release())
+        return [str(address) for *_, (address, *_) in await asyncio.shield(found)]
+
+    def close(self) -> None:
+        self._threads.shutdown(wait=False)
+
+
 class PublicOnlyTransport(httpx2.AsyncBaseTransport):
     """To public addresses over https, and to the `host:port` of the list whatever they are.
 
     A transport is for one host: connections are kept by address, on which many hosts may live.
-    `resolvers` limits the threads that look names up, for they cannot be stopped.
+    `look_up` is that of a `NameResolver`.
     """
 
     def __init__(
-        self, allowed_hosts: Collection[str], tls: ssl.SSLContext, resolvers: anyio.CapacityLimiter
+        self,
+        allowed_hosts: Collection[str],
+        tls: ssl.SSLContext,
+        look_up: Callable[[str, int], Awaitable[list[str]]],
     ) -> None:
         self._allowed_hosts = allowed_hosts
-        self._resolvers = resolvers
+        self._look_up = look_up
         # No variables of the environment: a proxy would resolve the name again, and connect for us.
         limits = httpx2.Limits(max_connections=1)
         self._inner = httpx2.AsyncHTTPTransport(verify=tls, trust_env=False, limits=limits)
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         name = request.url.raw_host.decode("ascii")
-        addresses = await self._resolve(name, port_of(request.url))
+        addresses = await self._look_up(name, port_of(request.url))
         if not is_listed(request.url, self._allowed_hosts):
             # All of them: one private address among public ones is an attack, not a choice.
             if request.url.scheme != "https" or not all(map(is_public, addresses)):
@@ -64,14 +87,6 @@ class PublicOnlyTransport(httpx2.AsyncBaseTransport):
 
     async def aclose(self) -> None:
         await self._inner.aclose()
-
-    async def _resolve(self, name: str, port: int) -> list[str]:
-        found = await anyio.to_thread.run_sync(
-            lambda: socket.getaddrinfo(name, port, type=socket.SOCK_STREAM),
-            abandon_on_cancel=True,
-            limiter=self._resolvers,
-        )
-        return [str(address) for *_, (address, *_) in found]
 
 
 def port_of(url: httpx2.URL) -> int:

@@ -135,11 +135,15 @@ class WebhookSettings(BaseModel):
         tuple[str, ...],
         _setting("`host:port` of subscribers that may have a private address, or http instead of https"),
     ] = ()
-    max_subscriptions: Annotated[PositiveInt, _setting("subscriptions; more are refused with 507")] = 100
+    max_subscriptions: Annotated[
+        PositiveInt, _setting("subscriptions, each with one request at a time; more are refused with 507")
+    ] = 100
     queue_size: Annotated[
         PositiveInt, _setting("events that may wait for one subscriber; more are refused with 503")
     ] = 100
-    senders: Annotated[PositiveInt, _setting("requests to subscribers at the same time")] = 8
+    resolvers: Annotated[
+        PositiveInt, _setting("threads that look up names of new subscribers; as many for proven ones")
+    ] = 8
     timeout: Annotated[PositiveFloat, _setting("time for one delivery attempt")] = 5.0
     attempts: Annotated[PositiveInt, _setting("delivery attempts; then the subscription ends")] = 5
     retry_delay: Annotated[

@@ -1,13 +1,14 @@
 import socket
 import ssl
 from collections.abc import Iterator
+from contextlib import closing
 from ipaddress import ip_address
 
 import anyio
 import httpx2
 import pytest
 
-from app.egress import AddressRefused, PublicOnlyTransport, is_public
+from app.egress import AddressRefused, NameResolver, PublicOnlyTransport, is_public
 from tests.subscriber import LIMIT, Subscriber, resolver, subscriber
 
 
@@ -26,12 +27,13 @@ INSIDE = [
 
 async def reach(url: str, *allowed: str) -> int:
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    async with PublicOnlyTransport(allowed, tls, anyio.CapacityLimiter(1)) as transport:
-        with anyio.fail_after(LIMIT):
-            request = httpx2.Request("POST", url, content=b'{"data": {}}')
-            answer = await transport.handle_async_request(request)
-            await answer.aclose()
-            return answer.status_code
+    with closing(NameResolver(1)) as resolver:
+        async with PublicOnlyTransport(allowed, tls, resolver.look_up) as transport:
+            with anyio.fail_after(LIMIT):
+                request = httpx2.Request("POST", url, content=b'{"data": {}}')
+                answer = await transport.handle_async_request(request)
+                await answer.aclose()
+                return answer.status_code
 
 
 @pytest.mark.parametrize("address", INSIDE)

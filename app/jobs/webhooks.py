@@ -1,6 +1,7 @@
 """Events that are sent to the URLs of subscribers: signed, in order, again if need be, and with limits.
 
-Each subscription has its own queue and its own task, so that one which is slow or dead holds up no other.
+Each subscription has its own queue and its own task, so that one which is slow or dead holds up no other;
+names are looked up in few threads, those of proven subscribers apart from those of strangers.
 The first message asks whether somebody there wants the rest: whoever answers with its challenge does, and
 no other host is called more than `attempts` times. A subscription that cannot be delivered to has ended.
 While the queue of one is full, nothing is published: a subscriber misses nothing and is ended by nobody
@@ -20,12 +21,11 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from functools import partial
 
-import anyio
 import httpx2
 
-from app.egress import PublicOnlyTransport, is_listed
+from app.egress import NameResolver, PublicOnlyTransport, is_listed
 from app.errors import BadRequest, InsufficientStorage, NotFound, ServiceUnavailable
-from app.jobs.subscriptions import Challenge, Delivery, Event, Subscription, VerificationEvent
+from app.jobs.subscriptions import Challenge, Delivery, Event, Status, Subscription, VerificationEvent
 from app.settings import WebhookSettings
 from app.webhooks import sign
 
@@ -43,8 +43,11 @@ class WebhookSender:
         self._subscriptions: dict[str, Subscription] = {}
         self._tasks: dict[Subscription, asyncio.Task[None]] = {}
         self._tls: asyncio.Task[ssl.SSLContext] | None = None
-        self._sends = asyncio.Semaphore(settings.senders)
-        self._resolvers = anyio.CapacityLimiter(settings.senders)
+        # Strangers whose names take long to look up keep no thread from a subscriber that has consented.
+        self._resolvers: dict[Status, NameResolver] = {
+            "pending": NameResolver(settings.resolvers),
+            "active": NameResolver(settings.resolvers),
+        }
 
     def subscribe(self, url: str) -> Subscription:
         """Asks the URL for its consent, beside the request."""
@@ -107,6 +110,8 @@ class WebhookSender:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        for resolver in self._resolvers.values():
+            resolver.close()
 
     def _forget_one_that_ended(self) -> None:
         for subscription in self._subscriptions.values():
@@ -140,7 +145,8 @@ class WebhookSender:
             self._tls = asyncio.create_task(context)
         tls = await asyncio.shield(self._tls)
         # Without a client around it, which would keep cookies of the subscriber and log its URL.
-        async with PublicOnlyTransport(self._settings.allowed_hosts, tls, self._resolvers) as transport:
+        look_up = partial(self._look_up, subscription)
+        async with PublicOnlyTransport(self._settings.allowed_hosts, tls, look_up) as transport:
             while True:
                 delivery, body = await subscription.waiting.get()
                 if not await self._deliver(transport, subscription, delivery, body):
@@ -151,6 +157,9 @@ class WebhookSender:
                 if subscription.waiting.empty():
                     subscription.idle.set()
 
+    async def _look_up(self, subscription: Subscription, name: str, port: int) -> list[str]:
+        return await self._resolvers[subscription.status].look_up(name, port)
+
     async def _deliver(
         self, transport: PublicOnlyTransport, subscription: Subscription, delivery: Delivery, body: bytes
     ) -> bool:
@@ -158,7 +167,7 @@ class WebhookSender:
         while True:
             delivery.attempts += 1
             try:
-                async with self._sends, asyncio.timeout(self._settings.timeout):
+                async with asyncio.timeout(self._settings.timeout):
                     if await self._attempt(transport, subscription, delivery, body):
                         return True
             except Exception as error:  # of the network, or of whoever answers: any counts as an attempt
