@@ -1,9 +1,10 @@
 """The brake on guessing passwords: so many attempts a minute, by the address and by the account.
 
 Nobody is locked out by a count that stays: a minute later there are new attempts. Nor does an attempt count
-that is refused with 503, because too many passwords wait to be hashed: nobody has looked at it. The memory has a limit by
-itself, for names fall into a fixed number of buckets. Two names may share one, but nobody can choose
-which, for the buckets are drawn with a secret of this process.
+that is refused with 503, because too many passwords wait to be hashed: nobody has looked at it.
+
+The memory has a limit by itself, for names fall into a fixed number of buckets. Two names may share one, but
+nobody can choose which, for the buckets are drawn with a secret of this process.
 """
 
 import hmac
