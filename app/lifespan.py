@@ -78,7 +78,12 @@ def open_state(settings: Settings, telemetry: Telemetry) -> Lifespan:
             stopping = stack.enter_context(stopping_on_signals())
             connections = await stack.enter_async_context(open_connections(settings, stopping))
             feed = await stack.enter_async_context(
-                open_feed(settings.feed.history, settings.feed.max_followers, stopping)
+                open_feed(
+                    settings.feed.history,
+                    settings.feed.max_followers,
+                    stopping,
+                    settings.feed.max_followers_per_client,
+                )
             )
             yield State(
                 settings=settings,

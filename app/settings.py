@@ -165,8 +165,15 @@ class FeedSettings(BaseModel):
         PositiveInt, _setting("events of the live feed kept for slow readers and those who come back")
     ] = 1_000
     max_followers: Annotated[
-        PositiveInt, _setting("open streams of the live feed; more are refused with 503")
-    ] = 1_000
+        PositiveInt,
+        _setting(
+            "open streams of the live feed, fewer than the `--limit-concurrency` of the server; more are "
+            "refused with 503"
+        ),
+    ] = 900
+    max_followers_per_client: Annotated[
+        PositiveInt, _setting("open streams of the live feed of one address; more are refused with 429")
+    ] = 100
 
 
 class Settings(BaseSettings):

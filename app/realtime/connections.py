@@ -6,9 +6,9 @@ if it does not even read the close, `app.middleware.stalled_sockets` aborts it.
 """
 
 import asyncio
-from collections import Counter, defaultdict
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections import defaultdict
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from time import monotonic
 
 from fastapi import WebSocket, WebSocketDisconnect
@@ -22,7 +22,7 @@ from starlette.status import (
 )
 from starlette.websockets import WebSocketDisconnected, WebSocketState
 
-from app.errors import ServiceUnavailable, TooManyRequests
+from app.realtime.places import Places
 from app.settings import Settings
 
 BURST_SECONDS = 10
@@ -34,13 +34,13 @@ class ConnectionManager:
     def __init__(self, settings: Settings, stopping: asyncio.Event) -> None:
         self._settings = settings
         self._stopping = stopping
-        self._open_of_address: Counter[str] = Counter()
+        self._places = Places(settings.ws_max_connections, settings.ws_max_connections_per_client)
         # Dicts as sets that keep the order of arrival.
         self._channels: defaultdict[str, dict[Connection, None]] = defaultdict(dict)
 
     @property
     def count(self) -> int:
-        return self._open_of_address.total()
+        return self._places.taken
 
     @asynccontextmanager
     async def connect(self, websocket: WebSocket, channel: str) -> AsyncIterator["Connection"]:
@@ -48,7 +48,7 @@ class ConnectionManager:
 
         Raises `ServiceUnavailable` or `TooManyRequests` before it accepts, when a limit is reached.
         """
-        with self._place(websocket.client.host if websocket.client else ""):
+        with self._places.take(websocket):
             await websocket.accept()
             connection = Connection(websocket, channel, self._settings)
             self._channels[channel][connection] = None
@@ -87,20 +87,6 @@ class ConnectionManager:
     def _put(self, connection: "Connection", text: str) -> None:
         if not connection.put(text):
             self.disconnect(connection)
-
-    @contextmanager
-    def _place(self, address: str) -> Iterator[None]:
-        if self.count >= self._settings.ws_max_connections:
-            raise ServiceUnavailable
-        if self._open_of_address[address] >= self._settings.ws_max_connections_per_client:
-            raise TooManyRequests
-        self._open_of_address[address] += 1
-        try:
-            yield
-        finally:
-            self._open_of_address[address] -= 1
-            if not self._open_of_address[address]:
-                del self._open_of_address[address]
 
 
 class Connection:

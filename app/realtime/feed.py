@@ -9,19 +9,22 @@ import asyncio
 import re
 import secrets
 from collections import deque
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 from fastapi.sse import format_sse_event
 from pydantic import BaseModel
 
-from app.errors import BadRequest, ServiceUnavailable
+from app.errors import BadRequest
+from app.realtime.places import Places
 
 EVENT_ID = re.compile(r"([0-9a-f]{8})-([0-9]{1,15})")
 
 
 class Feed:
-    def __init__(self, history: int, max_followers: int) -> None:
+    def __init__(self, history: int, places: Places) -> None:
+        self.places = places
+        """Whoever follows takes one."""
         self.last = 0
         """The number of the newest event; they are counted from 1."""
         self.changed = asyncio.Event()
@@ -30,8 +33,6 @@ class Feed:
         # A number alone would mean another event after a restart.
         self._prefix = secrets.token_hex(4)
         self._history: deque[bytes] = deque(maxlen=history)
-        self._max_followers = max_followers
-        self._followers = 0
 
     def publish(self, event: str, data: BaseModel) -> str:
         """Keeps the event for all who follow, and returns its id. It waits for nobody."""
@@ -63,26 +64,17 @@ class Feed:
             raise BadRequest("Last-Event-ID is not the id of an event of this feed.")
         return int(match[2]) if match[1] == self._prefix else None
 
-    @contextmanager
-    def follower(self) -> Iterator[None]:
-        """A place among those who follow. Raises `ServiceUnavailable` when all are taken."""
-        if self._followers >= self._max_followers:
-            raise ServiceUnavailable
-        self._followers += 1
-        try:
-            yield
-        finally:
-            self._followers -= 1
-
     def _announce(self) -> None:
         self.changed.set()
         self.changed = asyncio.Event()
 
 
 @asynccontextmanager
-async def open_feed(history: int, max_followers: int, stopping: asyncio.Event) -> AsyncIterator[Feed]:
+async def open_feed(
+    history: int, max_followers: int, stopping: asyncio.Event, max_followers_per_client: int = 100
+) -> AsyncIterator[Feed]:
     """A feed that is closed as soon as the service is stopping."""
-    feed = Feed(history, max_followers)
+    feed = Feed(history, Places(max_followers, max_followers_per_client))
 
     async def close_when_stopping() -> None:
         await stopping.wait()

@@ -8,7 +8,7 @@ events. Who was away for longer gets a `gap` event that says how much is lost, a
 state anew.
 
 The history is the `Feed` of `app/realtime/feed.py`, opened in `app/lifespan.py` and kept in
-`request.state`. It numbers and keeps the events, counts the followers, and is closed when
+`request.state`. It numbers and keeps the events, has the `Places` of the followers, and is closed when
 `app/shutdown.py` sets `stopping` at the signal. Then each follower is sent what is left, and a goodbye, but
 one that stands still, or reads too slowly for the time that the server gives itself, is cut without.
 
@@ -34,6 +34,10 @@ A follower that stands still never takes the goodbye: the stream waits at its `y
 stream, without a limit. `app/middleware/stalled_sockets.py` aborts such a connection. Where that is not
 copied too, `uvicorn --timeout-graceful-shutdown 5` ends the wait, for those who do read as well.
 
+A stream is a connection that stays, and one client opens thousands. Without a limit for each address it takes
+all the places, and with as many places as the server has connections (`--limit-concurrency`), it takes the
+service. Behind a proxy that the server does not trust (`--forwarded-allow-ips`) all have one address.
+
 The page needs the handlers of `app/errors.py`: without them a refusal is a 500, and FastAPI's own 422
 repeats the input, or is a 500 too, for half a surrogate pair.
 
@@ -48,7 +52,8 @@ repeats the input, or is a 500 too, for half a surrogate pair.
 - A reader that stands still costs no memory and is told of its gap.
 - An event is written once for all followers.
 - A silent stream is kept alive by comments.
-- More followers than the setting allows are refused.
+- More followers than the settings allow are refused, in all and of one address.
+- A server that serves all followers still has room for others.
 - Every stream whose client reads ends with a farewell when the service stops.
 
 ## Read more
@@ -63,7 +68,7 @@ import asyncio
 from collections.abc import AsyncIterable, AsyncIterator
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Header, Response
+from fastapi import APIRouter, Depends, Header, Request, Response
 from fastapi.responses import StreamingResponse
 from fastapi.sse import format_sse_event
 from pydantic import BaseModel, Field
@@ -105,13 +110,16 @@ async def publish(news: News, feed: FeedDep) -> Published:
 
 
 async def take_place(
-    feed: FeedDep, response: Response, last_event_id: Annotated[str | None, Header(max_length=50)] = None
+    feed: FeedDep,
+    request: Request,
+    response: Response,
+    last_event_id: Annotated[str | None, Header(max_length=50)] = None,
 ) -> AsyncIterator[int | None]:
     """The number of the event after which to begin, None where that is unknown. Ends with the stream."""
     after = feed.number_of(last_event_id) if last_event_id else feed.last
     response.headers["Cache-Control"] = "no-cache"
     response.headers["X-Accel-Buffering"] = "no"
-    with feed.follower():
+    with feed.places.take(request):
         yield after
 
 

@@ -1,5 +1,6 @@
 import asyncio
 import json
+import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Self, cast
@@ -12,6 +13,7 @@ from pydantic import ValidationError
 
 from app.lifespan import State
 from app.realtime.feed import Feed
+from app.realtime.places import Places
 from app.routers.streaming import feed as page
 from app.settings import ROOT, FeedSettings, Settings
 from tests.asgi import LIMIT, SlowCall, http_scope
@@ -23,7 +25,9 @@ HISTORY = 3
 
 @pytest.fixture
 def settings(settings: Settings) -> Settings:
-    return settings.model_copy(update={"feed": FeedSettings(history=HISTORY, max_followers=2)})
+    return settings.model_copy(
+        update={"feed": FeedSettings(history=HISTORY, max_followers=3, max_followers_per_client=2)}
+    )
 
 
 def feed_of(client: TestClient) -> Feed:
@@ -129,9 +133,10 @@ def test_a_malformed_or_future_id_is_refused_before_the_stream_begins(client: Te
             assert refused.answer.headers["content-type"] == "application/problem+json"
 
 
-def following(app: FastAPI, state: State) -> SlowCall:
+def following(app: FastAPI, state: State, host: str = "127.0.0.1") -> SlowCall:
     scope = http_scope(URL)
     scope["state"] = state
+    scope["client"] = (host, 1)
     call = SlowCall(app, scope)
     call.reads.set()
     return call
@@ -191,12 +196,29 @@ def test_a_silent_stream_is_kept_alive_by_comments(
         assert [follower.next()["comment"] for _ in range(3)] == ["connected", "ping", "ping"]
 
 
-def test_more_followers_than_the_setting_allows_are_refused(client: TestClient) -> None:
-    for _ in range(2):  # the second time in the places of those who have left
-        with Follower(client) as first, Follower(client) as second, Follower(client) as third:
-            assert (first.answer.status_code, second.answer.status_code) == (200, 200)
-            assert third.answer.status_code == 503
-            assert third.answer.headers["content-type"] == "application/problem+json"
+@pytest.mark.anyio
+async def test_more_followers_than_the_settings_allow_are_refused_in_all_and_of_one_address(
+    app: FastAPI,
+) -> None:
+    async with app.router.lifespan_context(app) as opened:
+        for _ in range(2):  # the second time in the places of those who have left
+            calls, running = [], []
+            for host in ("192.0.2.1", "192.0.2.1", "192.0.2.1", "192.0.2.2", "192.0.2.3"):
+                call = following(app, cast(State, opened), host)
+                calls.append(call)
+                running.append(asyncio.create_task(call.run()))
+                await call.until_sent(2)
+            assert [call.status for call in calls] == [200, 200, 429, 200, 503]
+            for refused in (calls[2], calls[4]):
+                assert refused.headers[b"content-type"] == b"application/problem+json"
+            for call in calls:
+                call.leave()
+            await asyncio.gather(*running)
+
+
+def test_a_server_that_serves_all_followers_still_has_room_for_others() -> None:
+    connections = re.search(r"--limit-concurrency (\d+)", (ROOT / "Makefile").read_text())
+    assert connections and FeedSettings().max_followers < int(connections[1])
 
 
 def test_every_stream_whose_client_reads_ends_with_a_farewell_when_the_service_stops(
@@ -246,7 +268,7 @@ def test_trap_a_line_break_in_the_event_or_the_id_is_another_event() -> None:
 
 
 def test_trap_a_plain_number_means_another_event_after_a_restart() -> None:
-    before, after = Feed(HISTORY, max_followers=1), Feed(HISTORY, max_followers=1)
+    before, after = Feed(HISTORY, Places(1, 1)), Feed(HISTORY, Places(1, 1))
     for feed, text in ((before, "old"), (after, "new"), (after, "newer")):
         feed.publish("news", page.News(text=text))
     # By the number alone the client from before the restart would be sent `newer`, and never hear of `new`.
