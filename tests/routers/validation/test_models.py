@@ -80,7 +80,7 @@ def test_a_name_needs_a_space_and_has_no_control_characters(client: TestClient) 
 
 
 def test_a_name_has_a_greatest_length_also_in_title_case(client: TestClient) -> None:
-    for name in ("x " * MAX_NAME_LENGTH, "x" * 500_000 + " y", ("ß " * 50).strip()):
+    for name in ("x " * MAX_NAME_LENGTH, "x" * 50_000 + " y", ("ß " * 50).strip()):
         assert refusal_of(client, name=name)["loc"] == ["body", "name"]
 
 
@@ -97,7 +97,7 @@ def test_an_address_is_one_bare_address_in_lower_case(client: TestClient) -> Non
         "a@b.c\r\nBcc: all@example.com",
         "x" * 243 + "@example.com",
         "İ" * 200 + "@example.com",
-        "x" * 500_000 + "@example.com",
+        "x" * 50_000 + "@example.com",
         None,
         7,
     ):
@@ -165,9 +165,9 @@ HOSTILE_BODIES = [
     (b'{"name": "\\ud800 hunter2"}', JSON),
     (b'{"\\ud800": "hunter2"}', JSON),
     (b'{"x": ' + b"[" * 600 + b'"hunter2"' + b"]" * 600 + b"}", JSON),
-    (b"[" * 100_000, JSON),
+    (b"[" * 90_000, JSON),
     (b'{"a":' * 50_000, JSON),
-    (b'{"' + b"k" * 500_000 + b'": "hunter2"}', JSON),
+    (b'{"' + b"k" * 50_000 + b'": "hunter2"}', JSON),
     (b"{" + b",".join(b'"f%d": "hunter2"' % n for n in range(20_000)) + b"}", JSON),
 ]
 
