@@ -138,6 +138,9 @@ class WebhookSettings(BaseModel):
     max_subscriptions: Annotated[
         PositiveInt, _setting("subscriptions, each with one request at a time; more are refused with 507")
     ] = 100
+    subscriptions_per_host: Annotated[
+        PositiveInt, _setting("subscriptions of one host in a minute; more are refused with 429")
+    ] = 10
     queue_size: Annotated[
         PositiveInt, _setting("events that may wait for one subscriber; more are refused with 503")
     ] = 100

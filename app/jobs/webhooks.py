@@ -3,7 +3,8 @@
 Each subscription has its own queue and its own task, so that one which is slow or dead holds up no other;
 names are looked up in few threads, those of proven subscribers apart from those of strangers.
 The first message asks whether somebody there wants the rest: whoever answers with its challenge does, and
-no other host is called more than `attempts` times. A subscription that cannot be delivered to has ended.
+another is called `attempts` times at most. So many subscriptions of a host are made in a minute, counted by
+its name, for many hosts share an address. A subscription that cannot be delivered to has ended.
 While the queue of one is full, nothing is published: a subscriber misses nothing and is ended by nobody
 else, but one that answers slowly slows down who publishes.
 
@@ -22,10 +23,12 @@ from datetime import UTC, datetime
 from functools import partial
 
 import httpx2
+from limits import RateLimitItemPerMinute
 
 from app.egress import NameResolver, PublicOnlyTransport, is_listed
 from app.errors import BadRequest, InsufficientStorage, NotFound, ServiceUnavailable
 from app.jobs.subscriptions import Challenge, Delivery, Event, Status, Subscription, VerificationEvent
+from app.security.throttle import Throttle
 from app.settings import WebhookSettings
 from app.webhooks import sign
 
@@ -42,6 +45,8 @@ class WebhookSender:
         self._settings = settings
         self._subscriptions: dict[str, Subscription] = {}
         self._tasks: dict[Subscription, asyncio.Task[None]] = {}
+        self._throttle = Throttle()
+        self._by_host = RateLimitItemPerMinute(settings.subscriptions_per_host, namespace="host")
         self._tls: asyncio.Task[ssl.SSLContext] | None = None
         # Strangers whose names take long to look up keep no thread from a subscriber that has consented.
         self._resolvers: dict[Status, NameResolver] = {
@@ -49,7 +54,7 @@ class WebhookSender:
             "active": NameResolver(settings.resolvers),
         }
 
-    def subscribe(self, url: str) -> Subscription:
+    async def subscribe(self, url: str) -> Subscription:
         """Asks the URL for its consent, beside the request."""
         try:
             parsed = httpx2.URL(url)
@@ -57,26 +62,9 @@ class WebhookSender:
             raise BadRequest("This is not a URL.") from error
         if parsed.scheme != "https" and not is_listed(parsed, self._settings.allowed_hosts):
             raise BadRequest("Use an https URL.")
-        if len(self._subscriptions) >= self._settings.max_subscriptions:
-            self._forget_one_that_ended()
-        subscription = Subscription(
-            url,
-            secrets.token_bytes(32),
-            asyncio.Queue(self._settings.queue_size),
-            deque(maxlen=self._settings.log_size),
-        )
-        subscription.post(
-            VerificationEvent(
-                type="subscription.verification",
-                timestamp=datetime.now(UTC),
-                data=Challenge(challenge=subscription.challenge),
-            )
-        )
-        self._subscriptions[subscription.id] = subscription
-        task = asyncio.create_task(self._serve(subscription))
-        self._tasks[subscription] = task
-        task.add_done_callback(partial(self._finished, subscription))
-        return subscription
+        # Counted by the host, not in the subscription: who deletes that may not call the host once more.
+        async with self._throttle.counted(self._by_host, parsed.host.rstrip(".")):
+            return self._add(url)
 
     def get(self, subscription_id: str) -> Subscription:
         if subscription_id not in self._subscriptions:
@@ -112,6 +100,28 @@ class WebhookSender:
         await asyncio.gather(*tasks, return_exceptions=True)
         for resolver in self._resolvers.values():
             resolver.close()
+
+    def _add(self, url: str) -> Subscription:
+        if len(self._subscriptions) >= self._settings.max_subscriptions:
+            self._forget_one_that_ended()
+        subscription = Subscription(
+            url,
+            secrets.token_bytes(32),
+            asyncio.Queue(self._settings.queue_size),
+            deque(maxlen=self._settings.log_size),
+        )
+        subscription.post(
+            VerificationEvent(
+                type="subscription.verification",
+                timestamp=datetime.now(UTC),
+                data=Challenge(challenge=subscription.challenge),
+            )
+        )
+        self._subscriptions[subscription.id] = subscription
+        task = asyncio.create_task(self._serve(subscription))
+        self._tasks[subscription] = task
+        task.add_done_callback(partial(self._finished, subscription))
+        return subscription
 
     def _forget_one_that_ended(self) -> None:
         for subscription in self._subscriptions.values():

@@ -1,4 +1,4 @@
-"""The brake on guessing passwords: so many attempts a minute, by the address and by the account.
+"""The brake on guessing passwords, and on calling others: so many attempts a minute, by a name.
 
 Nobody is locked out by a count that stays: a minute later there are new attempts. Nor does an attempt count
 that is refused with 503, because too many passwords wait to be hashed: nobody has looked at it.

@@ -33,6 +33,7 @@ callback without responses of its own promises FastAPI's 422, which no subscribe
 - A redirect is not followed, and of an answer no more than a kilobyte is read.
 - No address inside the network is connected to, whatever its name or notation.
 - A URL with a password, a fragment or without TLS is refused.
+- A host is asked so many times a minute, whoever asks and deletes.
 - A full table refuses subscriptions, and one that has ended makes room.
 - The document describes the callback and the webhook as they are sent.
 
@@ -150,7 +151,7 @@ async def subscribe(
     wanted: SubscriptionRequest, sender: WebhooksDep, request: Request, response: Response
 ) -> SubscriptionCreated:
     """Subscribes a URL to the announcements, and sends it a challenge."""
-    subscription = sender.subscribe(str(wanted.url))
+    subscription = await sender.subscribe(str(wanted.url))
     response.headers["Location"] = request.url_for("show_subscription", subscription_id=subscription.id).path
     response.headers["Cache-Control"] = "no-store"
     state = SubscriptionState.model_validate(subscription)

@@ -38,6 +38,7 @@ def settings(settings: Settings, server: Subscriber) -> Settings:
         attempts=3,
         retry_delay=0.001,
         log_size=4,
+        subscriptions_per_host=4,
     )
     return settings.model_copy(update={"webhooks": limits})
 
@@ -186,6 +187,22 @@ def test_a_full_table_refuses_subscriptions_and_one_that_has_ended_makes_room(
     settled(client, third)
     assert [client.delete(third["location"]).status_code for _ in range(2)] == [204, 404]
     assert [client.get(each["location"]).status_code for each in (first, second)].count(404) == 1
+
+
+def test_a_host_is_asked_so_many_times_a_minute_whoever_asks_and_deletes(
+    client: TestClient, server: Subscriber
+) -> None:
+    for path in ("a", "b", "c", "d"):
+        subscription = subscribe(client, f"{server.url}/{path}")
+        settled(client, subscription)
+        client.delete(subscription["location"])
+    for host in ("127.0.0.1", "127.0.0.1.", "0x7f.1"):
+        url = f"https://{host}:{server.server_port}/"
+        refused = client.post(f"{BASE}/subscriptions", json={"url": url})
+        assert refused.status_code == 429 and 1 <= int(refused.headers["retry-after"]) <= 60
+        assert refused.headers["content-type"] == "application/problem+json"
+    assert len(server.received) == 4
+    assert subscribe(client, f"https://127.0.0.2:{server.server_port}/")["status"] == "pending"
 
 
 def test_the_document_describes_the_callback_and_the_webhook_as_they_are_sent(
