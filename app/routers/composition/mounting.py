@@ -6,7 +6,8 @@ router to divide one service; mount an app that is another one: with a document 
 
 - `/composition/shop` is an API within the API. It was given our error handlers; its lifespan runs because
   that of the router here enters it, and yields into the `request.state` of both.
-- `/composition/legacy` is a WSGI program, in at most four threads, behind a middleware of its own.
+- `/composition/legacy` is a WSGI program, in at most four threads, behind a middleware of its own. It is
+  called once its body is there: `app/wsgi.py`.
 - `/composition/report` has two versions. A router whose `matches` looks at `X-API-Version` takes the
   callers of version 1 and leaves the rest to the route after it.
 - `/composition/site/` is a built front end: files, and `index.html` for each path that its script knows.
@@ -16,6 +17,7 @@ router to divide one service; mount an app that is another one: with a document 
 
 ## The trap
 
+`WSGIMiddleware` of a2wsgi takes a thread before the body is there: a few clients that send one byte take all.
 `app.mount("/shop", shop)` leaves the lifespan of `shop` unrun, its errors in another shape, its slashes
 redirected and its document open to all, whatever the parent was told. `app.mount("/", ...)` hides every
 route after it, as `/users/{name}` hides `/users/me`. A front end answers a browser's call of a wrong API
@@ -29,7 +31,9 @@ path with 200 and its `index.html`; here a mount keeps `/composition/site/api` o
 - The document of a mounted app is closed with that of the service.
 - A link of a mounted app leads to where it is mounted.
 - A WSGI app runs in at most four threads.
-- A WSGI app streams both ways.
+- Who waits too long for a thread of a WSGI app gets a 503.
+- A body that comes slowly holds no thread of a WSGI app.
+- A WSGI app streams its answer.
 - A WSGI app gives its thread back when its answer is not wanted.
 - A body over the limit never ends in a WSGI app.
 - A middleware of one mount touches no other path.
@@ -56,7 +60,6 @@ from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from typing import Annotated, Any, Literal
 
-from a2wsgi import WSGIMiddleware
 from a2wsgi.wsgi_typing import Environ, StartResponse
 from fastapi import APIRouter, Depends, FastAPI, Header, Path, Request, Response
 from fastapi.middleware import Middleware
@@ -64,13 +67,14 @@ from fastapi.routing import Mount
 from pydantic import BaseModel
 from starlette.datastructures import Headers
 from starlette.routing import Host, Match
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from app.dependencies import SettingsDep
 from app.errors import EXCEPTION_HANDLERS, PROBLEM_RESPONSES, NotFound
 from app.middleware.deprecated import DeprecatedMiddleware
 from app.openapi import DocumentedApp
 from app.settings import ROOT
+from app.wsgi import WSGIProgram
 
 LEGACY_THREADS = 4
 """As many requests at once as the WSGI program was written for."""
@@ -127,18 +131,7 @@ def legacy_program(environ: Environ, start_response: StartResponse) -> Iterable[
 
 
 async def call_legacy(scope: Scope, receive: Receive, send: Send) -> None:
-    """Lets the program run to its end when nobody wants more of it: its thread would wait for ever."""
-    wanted = True
-
-    async def send_while_wanted(message: Message) -> None:
-        nonlocal wanted
-        try:
-            if wanted:
-                await send(message)
-        except OSError:
-            wanted = False
-
-    await scope["state"]["legacy"](scope, receive, send_while_wanted)
+    await scope["state"]["legacy"](scope, receive, send)
 
 
 async def nothing_here(scope: Scope, receive: Receive, send: Send) -> None:
@@ -148,12 +141,12 @@ async def nothing_here(scope: Scope, receive: Receive, send: Send) -> None:
 @asynccontextmanager
 async def open_mounted(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
     """Runs inside the lifespan of the app that includes the router, and adds to its state."""
-    legacy = WSGIMiddleware(legacy_program, workers=LEGACY_THREADS)
+    legacy = WSGIProgram(legacy_program, LEGACY_THREADS)
     try:
         async with shop.router.lifespan_context(shop) as state:
             yield {**(state or {}), "legacy": legacy}
     finally:
-        legacy.executor.shutdown(wait=False)
+        legacy.close()
 
 
 router = APIRouter(

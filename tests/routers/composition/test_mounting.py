@@ -5,11 +5,13 @@ from collections.abc import AsyncIterator, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import httpx2
 import pytest
+from a2wsgi import WSGIMiddleware
 from a2wsgi.wsgi_typing import Environ, StartResponse
+from anyio.lowlevel import checkpoint
 from fastapi import APIRouter, Depends, FastAPI, Request
 from fastapi.exceptions import FastAPIDeprecationWarning
 from fastapi.responses import JSONResponse
@@ -17,6 +19,8 @@ from fastapi.testclient import TestClient
 from openapi_spec_validator import OpenAPIV31SpecValidator
 from pydantic import BaseModel
 from starlette.exceptions import StarletteDeprecationWarning
+from starlette.testclient import WebSocketDenialResponse
+from starlette.types import ASGIApp, Message
 
 from app.dependencies import get_settings
 from app.errors import EXCEPTION_HANDLERS
@@ -47,7 +51,7 @@ def test_the_lifespan_of_a_mounted_app_is_entered_and_left_with_that_of_its_pare
         assert client.get("/composition/shop/items/tea").json()["cents"] == state["prices"]["tea"]
     assert state["prices"] == {}
     with pytest.raises(RuntimeError, match="shutdown"):
-        state["legacy"].executor.submit(print)
+        state["legacy"]._middleware.executor.submit(print)
 
 
 REFUSALS = [
@@ -129,10 +133,14 @@ class Blocking:
         return []
 
 
-def test_a_wsgi_app_runs_in_at_most_four_threads(app: FastAPI, monkeypatch: pytest.MonkeyPatch) -> None:
+def with_wait(settings: Settings, seconds: float) -> FastAPI:
+    return create_app(settings.model_copy(update={"resource_wait": seconds}))
+
+
+def test_a_wsgi_app_runs_in_at_most_four_threads(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     program = Blocking()
     monkeypatch.setattr(mounting, "legacy_program", program)
-    with TestClient(app) as client, ThreadPoolExecutor(LEGACY_THREADS + 2) as callers:
+    with TestClient(with_wait(settings, LIMIT)) as client, ThreadPoolExecutor(LEGACY_THREADS + 2) as callers:
         calls = [callers.submit(client.get, "/composition/legacy/") for _ in range(LEGACY_THREADS + 2)]
         try:
             assert all(program.started.acquire(timeout=LIMIT) for _ in range(LEGACY_THREADS))
@@ -142,24 +150,74 @@ def test_a_wsgi_app_runs_in_at_most_four_threads(app: FastAPI, monkeypatch: pyte
         assert [call.result(LIMIT).status_code for call in calls] == [200] * len(calls)
 
 
-def upper(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-    start_response("200 OK", [("Content-Type", "text/plain")])
-    while chunk := environ["wsgi.input"].read(4):
-        yield chunk.upper()
+def test_who_waits_too_long_for_a_thread_of_a_wsgi_app_gets_a_503(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = Blocking()
+    monkeypatch.setattr(mounting, "legacy_program", program)
+    with TestClient(with_wait(settings, 0.05)) as client, ThreadPoolExecutor(LEGACY_THREADS) as callers:
+        calls = [callers.submit(client.get, "/composition/legacy/") for _ in range(LEGACY_THREADS)]
+        try:
+            assert all(program.started.acquire(timeout=LIMIT) for _ in range(LEGACY_THREADS))
+            refused = client.get("/composition/legacy/")
+        finally:
+            program.release.set()
+        assert (refused.status_code, refused.headers["content-type"]) == (503, PROBLEM)
+        assert refused.headers["retry-after"] == "1"
+        assert [call.result(LIMIT).status_code for call in calls] == [200] * LEGACY_THREADS
+        assert client.get("/composition/legacy/").status_code == 200
+
+
+def test_a_wsgi_app_has_no_sockets(client: TestClient) -> None:
+    with (
+        pytest.raises(WebSocketDenialResponse) as denied,
+        client.websocket_connect("/composition/legacy/"),
+    ):
+        pass
+    assert (denied.value.status_code, denied.value.headers["content-type"]) == (404, PROBLEM)
+
+
+BEGUN_BODY: Message = {"type": "http.request", "body": b"x", "more_body": True}
+
+
+def legacy_call(app: FastAPI, state: Any, *incoming: Message) -> Call:
+    return Call(app, {**http_scope("/composition/legacy/", "POST"), "state": state}, *incoming)
 
 
 @pytest.mark.anyio
-async def test_a_wsgi_app_streams_both_ways(app: FastAPI, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mounting, "legacy_program", upper)
-    async with app.router.lifespan_context(app) as state:
-        call = Call(app, {**http_scope("/composition/legacy/", "POST"), "state": state})
-        answering = asyncio.create_task(call.run())
-        call.incoming.put_nowait({"type": "http.request", "body": b"abcd", "more_body": True})
+async def test_a_body_that_comes_slowly_holds_no_thread_of_a_wsgi_app(app: FastAPI) -> None:
+    async with app.router.lifespan_context(app) as state, asyncio.TaskGroup() as tasks:
+        slow = [legacy_call(app, state, BEGUN_BODY) for _ in range(LEGACY_THREADS)]
+        for call in slow:
+            tasks.create_task(call.run())
+        while any(call.incoming.qsize() for call in slow):
+            await checkpoint()
+        quick = legacy_call(app, state, EMPTY_BODY)
+        await quick.run()
+        for call in slow:
+            assert not call.sent
+            call.incoming.put_nowait(EMPTY_BODY)
+    assert [call.body.partition(b"\n")[0] for call in (quick, *slow)] == [b"0 bytes", *[b"1 bytes"] * 4]
+
+
+@pytest.mark.anyio
+async def test_a_wsgi_app_streams_its_answer(app: FastAPI, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = threading.Event()
+
+    def program(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        yield b"first "
+        seen.wait(LIMIT)
+        yield b"last"
+
+    monkeypatch.setattr(mounting, "legacy_program", program)
+    async with app.router.lifespan_context(app) as state, asyncio.TaskGroup() as tasks:
+        call = legacy_call(app, state, EMPTY_BODY)
+        tasks.create_task(call.run())
         await call.until_sent(2)
-        assert call.body == b"ABCD"  # while the rest of the request is still to come
-        call.incoming.put_nowait({"type": "http.request", "body": b"ef", "more_body": False})
-        await answering
-    assert call.body == b"ABCDEF"
+        assert call.body == b"first "
+        seen.set()
+    assert call.body == b"first last"
 
 
 @pytest.mark.anyio
@@ -184,10 +242,11 @@ def test_a_body_over_the_limit_never_ends_in_a_wsgi_app(
     app: FastAPI, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ended: list[int] = []
+    answer_with_size = mounting.legacy_program
 
     def program(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         ended.append(len(environ["wsgi.input"].read()))
-        return upper(environ, start_response)
+        return answer_with_size(environ, start_response)
 
     monkeypatch.setattr(mounting, "legacy_program", program)
     body = b"x" * (settings.max_body_size + 1)
@@ -529,6 +588,22 @@ def test_trap_two_versions_of_one_path_in_the_document_leave_the_last() -> None:
     app.add_api_route("/report", lambda: "2", name="version 2")
     assert app.openapi()["paths"]["/report"]["get"]["summary"] == "Version 2"
     assert TestClient(app).get("/report").json() == "1"
+
+
+@pytest.mark.anyio
+async def test_trap_a_wsgi_app_that_is_mounted_as_it_is_has_no_thread_while_bodies_do_not_come() -> None:
+    app = FastAPI()
+    legacy = WSGIMiddleware(mounting.legacy_program, workers=1)
+    app.mount("/composition/legacy", cast(ASGIApp, legacy))
+    slow, quick = legacy_call(app, {}, BEGUN_BODY), legacy_call(app, {}, EMPTY_BODY)
+    async with asyncio.timeout(LIMIT), asyncio.TaskGroup() as tasks:
+        for call in (slow, quick):
+            tasks.create_task(call.run())
+        while slow.incoming.qsize() or not legacy.executor._work_queue.qsize():  # one has the thread
+            await checkpoint()
+        assert not quick.sent
+        slow.incoming.put_nowait(EMPTY_BODY)
+    assert (slow.status, quick.status) == (200, 200)
 
 
 def test_trap_the_wsgi_middleware_of_the_framework_is_deprecated() -> None:
