@@ -6,6 +6,7 @@ from typing import Any
 from fastapi import Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
+from starlette.exceptions import HTTPException
 
 from app.errors import AppError, Forbidden, Unauthorized
 
@@ -57,5 +58,9 @@ class TokenRoute(APIRoute):
                     raise OAuthError("unsupported_grant_type", "This grant type is not known here.") from None
                 detail = "A parameter of the form is missing, too long or not known."
                 raise OAuthError("invalid_request", detail) from None
+            except HTTPException as exc:  # a form that is broken or over its limits
+                if exc.status_code != 400 or isinstance(exc.__cause__, OSError):
+                    raise
+                raise OAuthError("invalid_request", exc.detail) from None
 
         return handle_form

@@ -35,9 +35,8 @@ database, `$APP_DATA_DIR/app.sqlite3` by default:
 It holds from the next login on, and what is taken away is gone with the next refresh. Until then, and
 after a logout too, an access token is good: that is the price of not asking the database. `/me` asks it.
 
-A refusal is problem details like all others here, and has the members `error` and `error_description` for
-OAuth clients. A client that insists on the media type `application/json` (RFC 6749, section 5.2) sees the
-status only.
+A refusal is problem details as all others are, with the members `error` and `error_description` for OAuth
+clients. One that insists on the media type `application/json` (RFC 6749, section 5.2) sees the status only.
 
 Ten wrong passwords a minute are all for an account, and thirty for an address, in each process. A stranger
 who fails on purpose keeps an owner out as long as he goes on and no minute longer, and only at addresses
@@ -210,7 +209,8 @@ async def log_out(form: Annotated[RevocationForm, Form()], logins: LoginsDep) ->
     await logins.end(form.token)
 
 
-router.include_router(tokens)
+# A token may be sent with three bytes for each of its MAX_TOKEN_LENGTH signs.
+router.include_router(tokens, form_limits={"max_files": 0, "max_fields": 20, "max_part_size": 16_000})
 
 
 async def current_account(user: CurrentUser, session: SessionDep) -> Account:

@@ -83,6 +83,8 @@ MAX_SESSION_SIZE = 2_800
 """Bytes of JSON. Base64, the signature and the attributes make it nearly the 4,096 that a browser keeps."""
 MAX_NOTE_LENGTH = 200
 MAX_FIELDS = 5
+MAX_FIELD_SIZE = 16_000
+"""Bytes as they are sent: of a password of 1,000 characters each may be `%F0%9F%90%9D`."""
 
 router = APIRouter(prefix="/security/session", tags=["security"], route_class=SessionRoute)
 cookie = APIKeyCookie(name=COOKIE, scheme_name="Session", description="Made by the form.", auto_error=False)
@@ -99,7 +101,7 @@ async def check_origin_of_form(request: Request) -> None:
 
 async def check_token(request: Request) -> None:
     # Limits here as well: those of the router hold only where a model asks for the form.
-    form = await request.form(max_files=0, max_fields=MAX_FIELDS)
+    form = await request.form(max_files=0, max_fields=MAX_FIELDS, max_part_size=MAX_FIELD_SIZE)
     sent = str(form.get("csrf_token", ""))
     known = request.session.get("csrf_token", "")
     if not known or not secrets.compare_digest(sent.encode(errors="replace"), known.encode()):
@@ -109,7 +111,7 @@ async def check_token(request: Request) -> None:
 forms = APIRouter(
     route_class=SessionRoute,
     dependencies=[Depends(check_origin_of_form), Depends(check_token)],
-    form_limits={"max_files": 0, "max_fields": MAX_FIELDS},
+    form_limits={"max_files": 0, "max_fields": MAX_FIELDS, "max_part_size": MAX_FIELD_SIZE},
 )
 
 

@@ -109,13 +109,16 @@ REFUSED: list[tuple[str, dict[str, str], str]] = [
     ("/token", {"username": "ada", "password": PASSWORD}, "invalid_request"),
     ("/token", {**LOGIN, "grant_type": "implicit"}, "unsupported_grant_type"),
     ("/token", {**LOGIN, "password": "wrong password"}, "invalid_grant"),
-    ("/token", {**LOGIN, "password": "x" * 50_000}, "invalid_grant"),
+    ("/token", {**LOGIN, "password": "x" * 10_000}, "invalid_grant"),
+    ("/token", {**LOGIN, "password": "x" * 50_000}, "invalid_request"),
+    ("/token", {**LOGIN, **{f"field_{n}": "x" for n in range(20)}}, "invalid_request"),
     ("/token", {**LOGIN, "username": "\0"}, "invalid_grant"),
     ("/token", {**LOGIN, "scope": "admin"}, "invalid_scope"),
     ("/refresh", {"grant_type": "refresh_token", "refresh_token": "a.b"}, "invalid_grant"),
     ("/refresh", {"grant_type": "refresh_token", "refresh_token": "\0"}, "invalid_request"),
     ("/refresh", {"grant_type": "password", "refresh_token": "a.b"}, "unsupported_grant_type"),
     ("/revoke", {}, "invalid_request"),
+    ("/revoke", {"token": "x" * 50_000}, "invalid_request"),
     ("/revoke", {"token": "a.b.c"}, "unsupported_token_type"),
 ]
 
