@@ -14,7 +14,10 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from ipaddress import IPv4Address, IPv6Network, ip_address
 
+import httpcore2
 import httpx2
+
+from app.bounded_network import BoundedBackend
 
 GLOBAL_UNICAST = IPv6Network("2000::/3")
 TRANSLATED = IPv6Network("64:ff9b::/96")
@@ -60,8 +63,11 @@ class PublicOnlyTransport(httpx2.AsyncBaseTransport):
         self._allowed_hosts = allowed_hosts
         self._look_up = look_up
         # No variables of the environment: a proxy would resolve the name again, and connect for us.
-        limits = httpx2.Limits(max_connections=1)
-        self._inner = httpx2.AsyncHTTPTransport(verify=tls, trust_env=False, limits=limits)
+        self._inner = httpx2.AsyncHTTPTransport(verify=tls, trust_env=False)
+        # In its place, for httpx2 has no parameter for the network below it.
+        self._inner._pool = httpcore2.AsyncConnectionPool(
+            ssl_context=tls, max_connections=1, keepalive_expiry=5.0, network_backend=BoundedBackend()
+        )
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         name = request.url.raw_host.decode("ascii")

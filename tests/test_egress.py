@@ -1,7 +1,8 @@
+import asyncio
 import socket
 import ssl
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from ipaddress import ip_address
 
 import anyio
@@ -93,6 +94,20 @@ async def test_hosts_on_the_list_are_reached_by_http_and_on_private_addresses_at
     for allowed in ("127.0.0.1:1", f"localhost:{server.server_port}"):
         with pytest.raises(AddressRefused):
             await reach(server.url, allowed)
+
+
+@pytest.mark.anyio
+async def test_interim_answers_without_end_are_not_read_without_end() -> None:
+    async def continue_for_ever(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(ConnectionError):
+            while True:
+                writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+                await writer.drain()
+
+    async with await asyncio.start_server(continue_for_ever, "127.0.0.1", 0) as server:
+        host = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        with pytest.raises(httpx2.ReadError):
+            await reach(f"http://{host}/", host)
 
 
 @pytest.mark.parametrize("address", ["100.64.0.1", "64:ff9b::a00:1", "2002:a00:1::"])
