@@ -16,8 +16,6 @@ import anyio
 import anyio.to_thread
 from fastapi.telemetry import TelemetryConfig, get_telemetry_data
 from opentelemetry import trace
-from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
-from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.exporter.prometheus import PrometheusMetricReader
 from opentelemetry.sdk._logs import LoggerProvider, LogRecordProcessor, ReadWriteLogRecord
 from opentelemetry.sdk.metrics import MeterProvider
@@ -212,11 +210,16 @@ class Telemetry:
         The exporters have threads, which a fork does not copy: they begin here, not in `create_app`.
         """
         closing: list[Callable[[], None]] = []
+        # The exporters are imported where they are used, for they take a tenth of the time of a start.
         if self.settings.otlp and self._meter_provider:
+            from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
+
             reader = PeriodicExportingMetricReader(OTLPMetricExporter())
             self._meter_provider.add_metric_reader(reader)
             closing.append(reader.shutdown)
         if self.settings.otlp and self._tracer_provider:
+            from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+
             batches = BatchSpanProcessor(OTLPSpanExporter())
             self._redaction.receivers.append(batches)
             closing.append(batches.shutdown)

@@ -24,16 +24,18 @@ def seeded_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("home")
+def usual_settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    home = tmp_path_factory.mktemp("home")
+    return Settings(data_dir=home / "data", uploads_dir=home / "uploads")
 
 
 @pytest.fixture
-def settings(home: Path, seeded_data: Path) -> Settings:
+def settings(usual_settings: Settings, seeded_data: Path) -> Settings:
     """The same for every test, and their folders as new. A test module overrides this to change limits."""
-    shutil.rmtree(home)
-    shutil.copytree(seeded_data, home / "data")
-    return Settings(data_dir=home / "data", uploads_dir=home / "uploads")
+    for folder in (usual_settings.data_dir, usual_settings.uploads_dir):
+        shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(seeded_data, usual_settings.data_dir)
+    return usual_settings
 
 
 @pytest.fixture

@@ -111,7 +111,7 @@ def test_make_run_serves_until_it_is_interrupted(tmp_path: Path) -> None:
 
 
 def test_make_test_finds_the_tests(tmp_path: Path) -> None:
-    with made("test", f"TEST_ARGS=--collect-only -q {__file__}", folder=tmp_path) as process:
+    with made("test", f"TEST_ARGS=--collect-only -q -n0 {__file__}", folder=tmp_path) as process:
         output, _ = process.communicate(timeout=LIMIT)
         assert process.returncode == 0
         assert "test_make_run_serves_until_it_is_interrupted" in output
