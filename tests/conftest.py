@@ -1,5 +1,6 @@
 """Fixtures for all tests: an app with its own folders, a client for it, and a real server."""
 
+import gc
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -81,3 +82,8 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 @pytest.fixture
 def anyio_backend() -> str:
     return "asyncio"
+
+
+def pytest_collection_finish() -> None:
+    """What is loaded by now stays: the garbage collector need not look at it again and again."""
+    gc.freeze()
