@@ -19,9 +19,10 @@ run: $(INSTALLED) ## serve on http://127.0.0.1:8000 (another port: make run PORT
 	$(BIN)/uvicorn app.main:app --port $(PORT) --limit-concurrency 1000 \
 		--ws-max-size 1048576 --timeout-graceful-shutdown 5 --no-server-header --no-proxy-headers
 
+# The tests start Python some thirty times: what it compiles is kept, whatever the environment says.
 .PHONY: test
 test: $(INSTALLED) ## prove every claim
-	$(BIN)/python -m pytest $(TEST_ARGS)
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest $(TEST_ARGS)
 
 interop/node_modules/installed: interop/package-lock.json
 	npm ci --prefix interop --silent
