@@ -179,6 +179,50 @@ class FeedSettings(BaseModel):
     ] = 100
 
 
+class RoomSettings(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    history: Annotated[
+        PositiveInt, _setting("messages of one room kept for those who come back; the oldest goes")
+    ] = 1_000
+    history_seconds: Annotated[
+        PositiveInt, _setting("how long a room is remembered after its last message, in Redis")
+    ] = 24 * 3_600
+    max_rooms: Annotated[
+        PositiveInt,
+        _setting("rooms kept in the process; one more forgets the empty one that was used least lately"),
+    ] = 1_000
+    max_members: Annotated[PositiveInt, _setting("connections in one room; more are refused with 503")] = (
+        1_000
+    )
+    max_connections_per_user: Annotated[
+        PositiveInt, _setting("connections of one user in all rooms of a process; more are refused with 429")
+    ] = 20
+    messages_per_second: Annotated[
+        PositiveFloat,
+        _setting("messages of one room, averaged over ten seconds; those beyond are refused, not the client"),
+    ] = 100.0
+    remembered_seconds: Annotated[
+        PositiveInt, _setting("how long a message that is sent again is told from another one")
+    ] = 600
+    publish_timeout: Annotated[
+        PositiveFloat, _setting("time for Redis to take a message; then it is refused, to be sent again")
+    ] = 2.0
+    idle_seconds: Annotated[
+        PositiveFloat, _setting("time without a word of the client, not even `ping`; then it is closed")
+    ] = 90.0
+    heartbeat_seconds: Annotated[
+        PositiveFloat,
+        _setting(
+            "how often a process tells Redis that it lives; silent for three times that, it counts as dead"
+        ),
+    ] = 5.0
+    ticket_seconds: Annotated[PositiveInt, _setting("time in which a ticket for a socket must be used")] = 30
+    max_tickets: Annotated[
+        PositiveInt, _setting("tickets that are not used yet; more are refused with 507")
+    ] = 10_000
+
+
 class Settings(BaseSettings):
     # hide_input_in_errors: a wrong URL stops the start without its password in the message.
     model_config = SettingsConfigDict(
@@ -294,6 +338,13 @@ class Settings(BaseSettings):
         10_000
     )
 
+    redis_url: Annotated[
+        SecretStr,
+        _setting(
+            "`redis://host:port/0` (or `rediss://`), version 7 or newer; empty: rooms stay in the process"
+        ),
+    ] = SecretStr("")
+    rooms: RoomSettings = RoomSettings()
     feed: FeedSettings = FeedSettings()
     security: SecuritySettings = SecuritySettings()
     webhooks: WebhookSettings = WebhookSettings()
