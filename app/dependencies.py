@@ -23,7 +23,10 @@ from app.realtime.feed import Feed
 from app.security.access_tokens import AccessTokens, AuthenticatedUser
 from app.security.accounts import Accounts
 from app.security.bearer import current_user
+from app.security.handshake import socket_user
 from app.security.logins import Logins
+from app.security.socket_user import SocketUser
+from app.security.tickets import Tickets
 from app.security.web_sessions import WebSessions
 from app.settings import Settings
 from app.storage.disk import DiskStorage
@@ -63,6 +66,10 @@ async def get_logins(state: StateDep) -> Logins:
 
 async def get_web_sessions(state: StateDep) -> WebSessions:
     return state["web_sessions"]
+
+
+async def get_tickets(state: StateDep) -> Tickets:
+    return state["tickets"]
 
 
 async def get_stopping(state: StateDep) -> asyncio.Event:
@@ -110,8 +117,11 @@ AccessTokensDep = Annotated[AccessTokens, Depends(get_access_tokens)]
 AccountsDep = Annotated[Accounts, Depends(get_accounts)]
 LoginsDep = Annotated[Logins, Depends(get_logins)]
 WebSessionsDep = Annotated[WebSessions, Depends(get_web_sessions)]
+TicketsDep = Annotated[Tickets, Depends(get_tickets)]
 # Any access token will do. For one with scopes: Security(current_user, scopes=[...]).
 CurrentUser = Annotated[AuthenticatedUser, Security(current_user)]
+# Of a socket or a request, by whatever it brings: access token, ticket or the session of a browser.
+SocketUserDep = Annotated[SocketUser, Depends(socket_user)]
 StoppingDep = Annotated[asyncio.Event, Depends(get_stopping)]
 StorageDep = Annotated[DiskStorage, Depends(get_storage)]
 MailerDep = Annotated[Mailer, Depends(get_mailer)]

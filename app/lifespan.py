@@ -26,6 +26,7 @@ from app.realtime.feed import Feed, open_feed
 from app.security.access_tokens import AccessTokens
 from app.security.accounts import Accounts
 from app.security.logins import Logins
+from app.security.tickets import Tickets
 from app.security.web_sessions import WebSessions
 from app.settings import Settings
 from app.shutdown import stopping_on_signals
@@ -45,6 +46,7 @@ class State(TypedDict):
     accounts: Accounts
     logins: Logins
     web_sessions: WebSessions
+    tickets: Tickets
     sessions: SessionMaker
     templates: Jinja2Templates
     storage: DiskStorage
@@ -95,6 +97,7 @@ def open_state(settings: Settings, telemetry: Telemetry) -> Lifespan:
                 accounts=Accounts(sessions, PasswordHash.recommended(), settings.security),
                 logins=Logins(sessions, settings.security),
                 web_sessions=WebSessions(sessions, settings.security),
+                tickets=Tickets(sessions, settings.rooms),
                 sessions=sessions,
                 templates=load_templates(),
                 storage=storage,

@@ -81,6 +81,17 @@ class WebSession(Base):
     expires_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), index=True)
 
 
+class Ticket(Base):
+    """A ticket for one socket, not used yet. The ticket itself stands in its URL only."""
+
+    __tablename__ = "tickets"
+
+    id_hash: Mapped[str] = mapped_column(String(64), primary_key=True)
+    account_id: Mapped[str] = mapped_column(ForeignKey("accounts.id", ondelete="CASCADE"), index=True)
+    user_expires_at: Mapped[float]
+    expires_at: Mapped[float] = mapped_column(index=True)
+
+
 class ReceivedWebhook(Base):
     """A message that was received. The numbers are the order in which messages came."""
 

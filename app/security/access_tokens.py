@@ -26,6 +26,8 @@ class AuthenticatedUser:
     id: str
     username: str
     scopes: frozenset[str]
+    expires_at: float
+    """In seconds since 1970."""
 
 
 class AccessTokens:
@@ -66,4 +68,6 @@ class AccessTokens:
             )
         except (jwt.InvalidTokenError, KeyError):
             raise InvalidToken from None
-        return AuthenticatedUser(claims["sub"], claims["username"], frozenset(claims["scope"].split()))
+        return AuthenticatedUser(
+            claims["sub"], claims["username"], frozenset(claims["scope"].split()), claims["exp"]
+        )

@@ -8,6 +8,7 @@ from sqlalchemy import delete, select
 
 from app.database.models import Account, WebSession
 from app.database.session import SessionMaker
+from app.security.socket_user import SocketUser
 from app.settings import SecuritySettings
 
 
@@ -37,15 +38,18 @@ class WebSessions:
             await session.execute(delete(WebSession).where(too_old))
         return session_id
 
-    async def find_username(self, session_id: str) -> str | None:
+    async def find_user(self, session_id: str) -> SocketUser | None:
         """Whose login it is, while it is in force."""
         query = (
-            select(Account.username)
+            select(Account.id, Account.username, WebSession.expires_at)
             .join(WebSession, WebSession.account_id == Account.id)
             .where(WebSession.id_hash == _hash_of(session_id), WebSession.expires_at > datetime.now(UTC))
         )
         async with self._sessions() as session:
-            return await session.scalar(query)
+            found = (await session.execute(query)).one_or_none()
+        if found is None:
+            return None
+        return SocketUser(found.id, found.username, found.expires_at.replace(tzinfo=UTC).timestamp())
 
     async def end(self, session_id: str) -> None:
         async with self._sessions.begin() as session:

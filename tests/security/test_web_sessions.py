@@ -36,8 +36,9 @@ async def test_the_table_holds_nothing_that_logs_in(sessions: SessionMaker, logi
     session_id = await logins.begin(ADA)
     [kept] = await rows(sessions)
     assert session_id not in kept
-    assert await logins.find_username(session_id) == "ada"
-    assert await logins.find_username(kept) is None
+    found = await logins.find_user(session_id)
+    assert found and (found.id, found.name) == ("ada", "ada")
+    assert await logins.find_user(kept) is None
 
 
 async def test_a_login_sweeps_what_has_expired(sessions: SessionMaker, logins: WebSessions) -> None:
@@ -51,6 +52,6 @@ async def test_a_login_sweeps_what_has_expired(sessions: SessionMaker, logins: W
 async def test_the_limit_is_one_of_each_account(sessions: SessionMaker, logins: WebSessions) -> None:
     of_bob = await logins.begin(BOB)
     of_ada = [await logins.begin(ADA) for _ in range(3)]
-    found = [await logins.find_username(each) for each in (of_bob, *of_ada)]
-    assert found == ["bob", None, "ada", "ada"]
+    found = [await logins.find_user(each) for each in (of_bob, *of_ada)]
+    assert [user and user.name for user in found] == ["bob", None, "ada", "ada"]
     assert len(await rows(sessions)) == 3

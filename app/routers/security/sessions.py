@@ -69,13 +69,12 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Form, Request
 from fastapi.responses import HTMLResponse, RedirectResponse
-from fastapi.security import APIKeyCookie
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
 from app.dependencies import AccountsDep, TemplatesDep, WebSessionsDep
 from app.errors import Conflict, Forbidden
 from app.security.oauth_errors import OAuthError
-from app.security.session_cookie import COOKIE, SessionRoute
+from app.security.session_cookie import SessionRoute, cookie
 from app.security.throttle import network_of
 from app.security.web_sessions import WebSessions
 
@@ -87,7 +86,6 @@ MAX_FIELD_SIZE = 16_000
 """Bytes as they are sent: of a password of 1,000 characters each may be `%F0%9F%90%9D`."""
 
 router = APIRouter(prefix="/security/session", tags=["security"], route_class=SessionRoute)
-cookie = APIKeyCookie(name=COOKIE, scheme_name="Session", description="Made by the form.", auto_error=False)
 
 
 async def check_origin_of_form(request: Request) -> None:
@@ -134,7 +132,8 @@ class NoteForm(OwnForm):
 
 async def find_username(request: Request, web_sessions: WebSessionsDep) -> str | None:
     session_id = request.session.get("id")
-    return await web_sessions.find_username(session_id) if session_id else None
+    user = await web_sessions.find_user(session_id) if session_id else None
+    return user.name if user else None
 
 
 UsernameDep = Annotated[str | None, Depends(find_username)]
