@@ -171,9 +171,9 @@ async def read_visitor(caller: MaybeCallerDep) -> Caller:
 @messages(receives={"text": str}, sends={"named": Annotated[str, Field(pattern=": ")]})
 async def greet_caller(websocket: WebSocket, caller: CallerDep, connections: ConnectionsDep) -> None:
     """Answers each text with the name of the caller."""
-    async with connections.connect(websocket, "/security/socket") as connection:
+    async with connections.connect(websocket) as connection:
         async for text in connection.messages():
-            connections.personal(connection, f"{caller}: {text}")
+            connection.send(f"{caller}: {text}")
 
 
 async def get_account_name(

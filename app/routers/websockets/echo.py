@@ -5,8 +5,9 @@ its sender and tells it to everybody; `/chat` only tells it to everybody. Use th
 one process.
 
 An endpoint is a loop over `connection.messages()` inside `async with connections.connect(...)`. The
-`ConnectionManager` in `app/realtime/connections.py` is in the lifespan state. It gives each connection
-a bounded outbox and a task of its own that empties it, so `personal` and `broadcast` never wait for a peer.
+`ConnectionManager` of `app/realtime/connections.py` is in the lifespan state. `send` and `broadcast` never
+wait for a peer: what one that reads takes goes to the server at once, and one that is behind gets a bounded
+outbox, and a task of its own that empties it (`app/realtime/connection.py`).
 The router's dependency `check_origin` runs before the handshake is answered, and so do the limits on
 connections: a refusal is an HTTP answer, problem details as everywhere.
 
@@ -84,32 +85,35 @@ class OpenSockets(BaseModel):
 @messages(receives={"text": str}, sends={"echo": Echo})
 async def echo(websocket: WebSocket, connections: ConnectionsDep) -> None:
     """Answers `x` with `Message text was: x`."""
-    async with connections.connect(websocket, "/ws") as connection:
+    async with connections.connect(websocket) as connection:
         async for text in connection.messages():
-            connections.personal(connection, f"Message text was: {text}")
+            connection.send(f"Message text was: {text}")
 
 
 @sockets.websocket("/ws/{client_id}")
 @messages(receives={"text": str}, sends={"confirmation": Confirmation, "told": Told, "left": Left})
 async def clients(websocket: WebSocket, client_id: ClientId, connections: ConnectionsDep) -> None:
     """Answers `x` with `You wrote: x`, and tells all on this path who said it, and who left."""
-    async with connections.connect(websocket, "/ws/{client_id}") as connection:
+    channel = connections.channel("clients")
+    async with connections.connect(websocket) as connection:
         try:
-            async for text in connection.messages():
-                connections.personal(connection, f"You wrote: {text}")
-                connections.broadcast(connection.channel, f"Client #{client_id} says: {text}")
+            with channel.join(connection):
+                async for text in connection.messages():
+                    connection.send(f"You wrote: {text}")
+                    channel.broadcast(f"Client #{client_id} says: {text}")
         finally:  # also when this fails: the others must not take it for present
-            connections.disconnect(connection)
-            connections.broadcast(connection.channel, f"Client #{client_id} left the chat")
+            channel.broadcast(f"Client #{client_id} left the chat")
 
 
 @sockets.websocket("/chat")
 @messages(receives={"text": str}, sends={"said": Said})
 async def chat(websocket: WebSocket, connections: ConnectionsDep) -> None:
     """Tells all on this path `User said: x`, the sender too."""
-    async with connections.connect(websocket, "/chat") as connection:
-        async for text in connection.messages():
-            connections.broadcast(connection.channel, f"User said: {text}")
+    channel = connections.channel("chat")
+    async with connections.connect(websocket) as connection:
+        with channel.join(connection):
+            async for text in connection.messages():
+                channel.broadcast(f"User said: {text}")
 
 
 @router.get("/websockets/open")

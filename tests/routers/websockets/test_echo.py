@@ -337,6 +337,6 @@ async def test_a_text_that_utf_8_cannot_hold_fails_at_its_writer_and_reaches_nob
     async with house(settings) as ours:
         peer = await ours.join("/chat")
         with pytest.raises(UnicodeEncodeError):
-            ours.state["connections"].broadcast("/chat", "\ud800")
+            ours.state["connections"].channel("chat").broadcast("\ud800")
         peer.send("hello")
         assert await peer.text() == "User said: hello"
