@@ -20,6 +20,7 @@ from app.keys import SigningKeys
 from app.lifespan import State
 from app.realtime.connections import ConnectionManager
 from app.realtime.feed import Feed
+from app.realtime.hub import Hub
 from app.security.access_tokens import AccessTokens, AuthenticatedUser
 from app.security.accounts import Accounts
 from app.security.bearer import current_user
@@ -96,6 +97,10 @@ async def get_connections(state: StateDep) -> ConnectionManager:
     return state["connections"]
 
 
+async def get_hub(state: StateDep) -> Hub:
+    return state["hub"]
+
+
 async def get_feed(state: StateDep) -> Feed:
     return state["feed"]
 
@@ -128,6 +133,7 @@ MailerDep = Annotated[Mailer, Depends(get_mailer)]
 TasksDep = Annotated[TaskManager, Depends(get_tasks)]
 WebhooksDep = Annotated[WebhookSender, Depends(get_webhooks)]
 ConnectionsDep = Annotated[ConnectionManager, Depends(get_connections)]
+HubDep = Annotated[Hub, Depends(get_hub)]
 FeedDep = Annotated[Feed, Depends(get_feed)]
 TemplatesDep = Annotated[Jinja2Templates, Depends(get_templates)]
 # Function scope: the commit is done, and the connection back in its pool, before the answer leaves. So it is

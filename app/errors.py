@@ -203,7 +203,7 @@ async def _http_exception(connection: HTTPConnection, exc: Exception) -> Respons
 
 async def _validation_error(connection: HTTPConnection, exc: Exception) -> Response:
     assert isinstance(exc, RequestValidationError | WebSocketRequestValidationError)
-    errors = [_field_error(error) for error in exc.errors()[:MAX_REPORTED_ERRORS]]
+    errors = field_errors(exc.errors())
     detail = "The request is not valid; `errors` says where."
     return answer_for(connection, refusal(connection, 422, detail, errors=errors), detail)
 
@@ -226,6 +226,11 @@ def _leaves(group: ExceptionGroup[Exception]) -> Iterator[Exception]:
             yield from _leaves(exc)
         else:
             yield exc
+
+
+def field_errors(errors: Sequence[Any]) -> list[FieldError]:
+    """What a client may be told of the errors of Pydantic: the first of them, and nothing that it sent."""
+    return [_field_error(error) for error in errors[:MAX_REPORTED_ERRORS]]
 
 
 def _field_error(error: dict[str, Any]) -> FieldError:

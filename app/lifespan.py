@@ -23,6 +23,7 @@ from app.logs import LogWriter, logging_to_queue
 from app.page_templates import load_templates
 from app.realtime.connections import ConnectionManager, open_connections
 from app.realtime.feed import Feed, open_feed
+from app.realtime.hub import Hub, open_hub
 from app.security.access_tokens import AccessTokens
 from app.security.accounts import Accounts
 from app.security.logins import Logins
@@ -54,6 +55,7 @@ class State(TypedDict):
     tasks: TaskManager
     webhooks: WebhookSender
     connections: ConnectionManager
+    hub: Hub
     feed: Feed
 
 
@@ -76,6 +78,7 @@ def open_state(settings: Settings, telemetry: Telemetry) -> Lifespan:
             tasks = await stack.enter_async_context(open_tasks(settings))
             webhooks = await stack.enter_async_context(open_webhooks(settings.webhooks))
             stack.push_async_callback(finish_jobs, tasks, mailer, webhooks, settings.shutdown_grace)
+            hub = await stack.enter_async_context(open_hub(settings))
             # Entered last, so that it is left first: everything above outlives the streams it ends.
             stopping = stack.enter_context(stopping_on_signals())
             connections = await stack.enter_async_context(open_connections(settings, stopping))
@@ -105,6 +108,7 @@ def open_state(settings: Settings, telemetry: Telemetry) -> Lifespan:
                 tasks=tasks,
                 webhooks=webhooks,
                 connections=connections,
+                hub=hub,
                 feed=feed,
             )
 

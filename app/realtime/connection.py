@@ -29,8 +29,9 @@ from app.middleware.stalled_sockets import transport_of
 from app.realtime.token_bucket import TokenBucket
 from app.settings import Settings
 
-WS_4408_IDLE = 4408
-"""Of the range that is free for applications; named after the status 408."""
+# Of the range that is free for applications, after the HTTP statuses 401 and 408.
+WS_4401_CREDENTIAL_ENDED = 4401
+WS_4408_TOO_LATE = 4408
 
 
 class Traffic:
@@ -67,7 +68,7 @@ class Connection:
                 async with asyncio.timeout(idle_seconds):
                     message = await self._websocket.receive()
             except TimeoutError:
-                self.close(WS_4408_IDLE, "Nothing was said for too long")
+                self.close(WS_4408_TOO_LATE, "Nothing was said for too long")
                 return
             if message["type"] == "websocket.disconnect" or self._closer:
                 return
