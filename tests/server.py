@@ -15,6 +15,7 @@ from pathlib import Path
 START_SECONDS = 20.0
 STOP_SECONDS = 15.0
 SOCKET_SECONDS = 10.0
+WEBSOCKET_PROTOCOL = "app.websocket_protocol:WebSocketProtocol"
 
 
 class Server:
@@ -89,7 +90,10 @@ def serve(
 ) -> Iterator[Server]:
     """Starts `app` on a free port with its data under `folder`; kills it on leaving if it still runs."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "uvicorn", app, "--port", "0", "--timeout-graceful-shutdown", "5", *args],
+        [
+            *(sys.executable, "-m", "uvicorn", app, "--port", "0", "--timeout-graceful-shutdown", "5"),
+            *("--ws", WEBSOCKET_PROTOCOL, *args),
+        ],
         env={
             **os.environ,
             "APP_DATA_DIR": str(folder / "data"),
