@@ -217,6 +217,10 @@ class RoomSettings(BaseModel):
             "how often a process tells Redis that it lives; silent for three times that, it counts as dead"
         ),
     ] = 5.0
+    first_message_seconds: Annotated[
+        PositiveFloat,
+        _setting("time in which a socket must say who it is, where its first message does; later closes 4408"),
+    ] = 5.0
     ticket_seconds: Annotated[PositiveInt, _setting("time in which a ticket for a socket must be used")] = 30
     max_tickets: Annotated[
         PositiveInt, _setting("tickets that are not used yet; more are refused with 507")

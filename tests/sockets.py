@@ -29,6 +29,8 @@ class Peer:
         headers: Iterable[tuple[str, str]] = (),
         address: str = "192.0.2.1",
         scheme: str = "ws",
+        query: str = "",
+        subprotocols: Iterable[str] = (),
     ) -> None:
         self._app = app
         self._scope: dict[str, Any] = {
@@ -39,11 +41,11 @@ class Peer:
             "path": path,
             "raw_path": path.encode(),
             "root_path": "",
-            "query_string": b"",
+            "query_string": query.encode(),
             "headers": [(b"host", b"testserver"), *((n.encode(), v.encode()) for n, v in headers)],
             "client": (address, 50_000),
             "server": ("testserver", 80),
-            "subprotocols": [],
+            "subprotocols": [*subprotocols],
             "state": dict(state or {}),
             "extensions": {"websocket.http.response": {}},
         }

@@ -18,7 +18,9 @@ ROUTES = """
     GET /pages/{group}/{name}      GET /sources/{path:path}    MOUNT /static                MOUNT /_docs
     GET /middleware/stack          GET /middleware/timing/sleep GET /middleware/timing/stream
     WS /ws                         WS /ws/{client_id}           WS /chat
-    GET /websockets/open
+    GET /websockets/open           POST /rooms/tickets          WS /guarded/first-message
+    WS /guarded/cookie             WS /guarded/ticket           WS /guarded/header
+    WS /guarded/subprotocol
     POST /notify                   POST /send-notification/{email}
     POST /tasks                    GET /tasks/{task_id}         DELETE /tasks/{task_id}
     GET /tasks/{task_id}/events

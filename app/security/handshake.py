@@ -23,7 +23,7 @@ from app.security.web_sessions import WebSessions
 
 CHALLENGE = {"WWW-Authenticate": "Bearer"}
 
-ticket = APIKeyQuery(
+ticket_in_query = APIKeyQuery(
     name="ticket",
     scheme_name="Ticket",
     description="Got by `POST /rooms/tickets`, for one socket.",
@@ -34,7 +34,7 @@ ticket = APIKeyQuery(
 async def socket_user(
     connection: HTTPConnection,
     token: Annotated[str | None, Depends(bearer(auto_error=False))],
-    ticket: Annotated[str | None, Depends(ticket)],
+    ticket: Annotated[str | None, Depends(ticket_in_query)],
     cookie: Annotated[str | None, Depends(cookie)],
 ) -> SocketUser:
     """The user of the access token, else of the ticket, else of the session. A bad one is not passed over."""
@@ -48,7 +48,7 @@ async def socket_user(
     raise Unauthorized(headers=CHALLENGE)
 
 
-async def user_of_token(connection: HTTPConnection, token: str) -> SocketUser:
+async def user_of_token(connection: HTTPConnection, token: Annotated[str, Depends(bearer())]) -> SocketUser:
     access_tokens: AccessTokens = connection.state["access_tokens"]
     user = access_tokens.read(token)
     # `read` is lenient for a few seconds, in which a socket would be opened and closed again.
@@ -57,7 +57,7 @@ async def user_of_token(connection: HTTPConnection, token: str) -> SocketUser:
     return SocketUser(user.id, user.username, user.expires_at)
 
 
-async def user_of_ticket(connection: HTTPConnection, ticket: str) -> SocketUser:
+async def user_of_ticket(connection: HTTPConnection, ticket: str = "") -> SocketUser:
     tickets: Tickets = connection.state["tickets"]
     return await tickets.use(ticket)
 

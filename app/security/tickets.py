@@ -4,7 +4,6 @@ They are rows of the database, so a ticket that one process gave is taken by ano
 """
 
 import secrets
-from dataclasses import dataclass
 from hashlib import sha256
 from time import time
 
@@ -20,19 +19,14 @@ from app.security.socket_user import SocketUser
 from app.settings import RoomSettings
 
 
-@dataclass(frozen=True)
-class IssuedTicket:
-    ticket: str
-    expires_in: float
-
-
 class Tickets:
     def __init__(self, sessions: SessionMaker, settings: RoomSettings) -> None:
         self._sessions = sessions
         self._settings = settings
 
-    async def issue(self, user: SocketUser) -> IssuedTicket:
-        """Expired tickets are swept, and the oldest ones of the account above its limit.
+    async def issue(self, user: SocketUser) -> tuple[str, int]:
+        """A ticket, and for how many seconds it is good. Expired ones are swept, and the oldest ones of the
+        account above its limit.
 
         Raises `InvalidToken` where the account is gone, `InsufficientStorage` when there are too many.
         """
@@ -60,7 +54,7 @@ class Tickets:
             except IntegrityError:
                 raise InvalidToken from None
             await session.execute(delete(Ticket).where(too_old))
-        return IssuedTicket(ticket, expires_at - now)
+        return ticket, round(expires_at - now)
 
     async def use(self, ticket: str) -> SocketUser:
         """Whose it is, once. Raises `Unauthorized` for one that is used, expired or not ours."""
