@@ -26,6 +26,7 @@ CLOSE_SECONDS = 1.0
 SERVER_NOISE = (
     '%s - "WebSocket %s"',  # uvicorn's own record of a socket, with its query string
     "ASGI callable returned without completing handshake.",  # said of every socket that was refused
+    *("< ", "> "),  # at `--log-level debug` each header and frame of a socket, with tokens and tickets
 )
 
 MEMBERS = ("time", "level", "logger", "message", "request_id", "trace_id")

@@ -203,3 +203,18 @@ def test_trap_a_plain_format_lets_a_client_write_lines_of_its_own() -> None:
     handler.setFormatter(logging.Formatter("%(levelname)s %(message)s"))
     handler.handle(logging.makeLogRecord({"levelname": "INFO", "msg": "GET /x\nINFO GET /admin 200"}))
     assert output.getvalue().splitlines() == ["INFO GET /x", "INFO GET /admin 200"]
+
+
+def test_what_the_server_says_of_the_urls_headers_and_frames_of_sockets_is_not_logged(
+    settings: Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server = logging.getLogger("uvicorn.error")
+    with logging_to_queue(settings.model_copy(update={"log_level": "DEBUG"})):
+        server.info('%s - "WebSocket %s" [accepted]', "192.0.2.1:1", "/ws?ticket=secret")
+        server.info('%s - "WebSocket %s" 403', "192.0.2.1:1", "/ws?ticket=secret")
+        server.debug("< GET %s HTTP/1.1", "/ws?ticket=secret")
+        server.debug("< %s: %s", "authorization", "Bearer secret")
+        server.debug("< %s", 'TEXT \'{"token": "secret"}\'')
+        server.info("connection open")
+    logged = capsys.readouterr().out
+    assert "connection open" in logged and "secret" not in logged
