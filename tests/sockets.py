@@ -3,8 +3,9 @@
 import asyncio
 import socket
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from types import MappingProxyType
 from typing import Any, Self
 
 from starlette.types import ASGIApp, Message
@@ -111,10 +112,12 @@ class Peer:
 class RawSocket:
     """A socket on the wire that reads nothing beyond the handshake unless told to."""
 
-    def __init__(self, server: Server, path: str) -> None:
+    def __init__(self, server: Server, path: str, headers: Mapping[str, str] = MappingProxyType({})) -> None:
         handshake = (
             f"GET {path} HTTP/1.1\r\nHost: {server.host}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
-            "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: MDEyMzQ1Njc4OWFiY2RlZg==\r\n\r\n"
+            "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: MDEyMzQ1Njc4OWFiY2RlZg==\r\n"
+            + "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+            + "\r\n"
         )
         self._socket = server.connect(handshake.encode(), receive_buffer=4_096)
         self._socket.settimeout(LIMIT)
