@@ -33,6 +33,10 @@ interop/node_modules/installed: interop/package-lock.json
 interop: $(INSTALLED) interop/node_modules/installed ## let the tools of others read the documents and call the service (needs npm)
 	$(BIN)/python -m pytest -n 0 interop
 
+.PHONY: autobahn
+autobahn: $(INSTALLED) ## all cases of Autobahn's suite for WebSocket servers (needs a Python 2.7)
+	AUTOBAHN=all $(BIN)/python -m pytest -n 0 -s interop/test_autobahn.py
+
 .PHONY: check
 check: $(INSTALLED) ## formatting, lint, types
 	$(BIN)/ruff format --check .

@@ -4,7 +4,7 @@ import logging
 from collections.abc import AsyncIterator
 
 import anyio
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Request, WebSocket
 from fastapi.responses import StreamingResponse
 
 from app.dependencies import FeedDep
@@ -44,10 +44,18 @@ async def publish(count: int, feed: FeedDep) -> None:
         feed.publish("news", News(text="\N{TEAPOT}" * 500))
 
 
+async def echo(websocket: WebSocket) -> None:
+    """Sends each message back as it came, which is what Autobahn asks of a server."""
+    await websocket.accept()
+    while (message := await websocket.receive())["type"] == "websocket.receive":
+        await websocket.send({**message, "type": "websocket.send"})
+
+
 def create_wire() -> FastAPI:
     app = create_app()
     app.add_api_route("/wire/poll", poll)
     app.add_api_route("/wire/read", read, methods=["POST"])
     app.add_api_route("/wire/endless", endless)
     app.add_api_route("/wire/news", publish, methods=["POST"])
+    app.add_api_websocket_route("/wire/echo", echo)
     return app
