@@ -332,6 +332,7 @@ def security(tour: Tour) -> None:
     used = {"grant_type": "refresh_token", "refresh_token": tokens["refresh_token"]}
     tour.call("POST", "/security/oauth2/refresh", data=used)
     tour.call("POST", "/security/oauth2/refresh", 400, data=used)
+    rooms(tour, bearer)
     tour.call("GET", "/security/caller", 401)
     tour.json("GET", "/security/visitor", {"name": None})
     tour.json("GET", "/security/account", {"name": "ada"}, auth=tuple(account.values()))
@@ -344,6 +345,24 @@ def security(tour: Tour) -> None:
     cookie = {"Cookie": began.headers["set-cookie"].partition(";")[0]}
     tour.json("GET", "/security/session/member", {"username": "ada", "notes": []}, headers=cookie)
     tour.call("POST", "/security/session/logout", 403, data=token, headers=cookie)
+
+
+def rooms(tour: Tour, bearer: dict[str, str]) -> None:
+    tour.heading("A room: a ticket opens a socket, and who comes back misses nothing")
+    path = "/rooms/kitchen?after=0-0&ticket="
+    for _ in range(2):
+        ticket = tour.call("POST", "/rooms/tickets", 201, headers=bearer).json()["ticket"]
+        with tour.socket(path + ticket) as ada:
+            tour.says(ada, json.dumps({"type": "say", "ref": "a1", "text": "The kettle boils"}))
+            heard = [json.loads(ada.recv(TIMEOUT))["type"] for _ in range(4)]
+            print(f"< {', '.join(heard)}")
+            tour.check(sorted(heard) == ["accepted", "joined", "message", "welcome"], "each of them once")
+    try:
+        tour.socket(path + ticket)
+        tour.check(False, "a refusal of a used ticket")
+    except InvalidStatus as refused:
+        print(f"< {refused.response.status_code} before the handshake, for the ticket is used")
+        tour.check(refused.response.status_code == 401, "401")
 
 
 def stop(tour: Tour) -> None:
