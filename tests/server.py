@@ -15,6 +15,7 @@ from pathlib import Path
 START_SECONDS = 20.0
 STOP_SECONDS = 15.0
 SOCKET_SECONDS = 10.0
+HTTP_PROTOCOL = "app.http_protocol:HttpProtocol"
 WEBSOCKET_PROTOCOL = "app.websocket_protocol:WebSocketProtocol"
 
 
@@ -92,7 +93,7 @@ def serve(
     process = subprocess.Popen(
         [
             *(sys.executable, "-m", "uvicorn", app, "--port", "0", "--timeout-graceful-shutdown", "5"),
-            *("--ws", WEBSOCKET_PROTOCOL, *args),
+            *("--http", HTTP_PROTOCOL, "--ws", WEBSOCKET_PROTOCOL, *args),
         ],
         env={
             **os.environ,

@@ -9,19 +9,25 @@ from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.config import Config
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
+from tests.server import WEBSOCKET_PROTOCOL
 from tests.sockets import LIMIT
 
-HEAD = (
-    "GET /ws HTTP/1.1\r\nHost: testserver\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
-    "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: MDEyMzQ1Njc4OWFiY2RlZg==\r\n"
-)
 TEXT, BINARY, CONT, CLOSE, PING, PONG = 0x81, 0x82, 0x80, 0x88, 0x89, 0x8A
 FIRST = 0x7F
 """`TEXT & FIRST` is the first fragment of a text, `CONT & FIRST` one that another follows."""
 COMPRESSED = 0x40
+
+
+def handshake(headers: str = "", path: str = "/ws") -> str:
+    return (
+        f"GET {path} HTTP/1.1\r\nHost: testserver\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+        f"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: MDEyMzQ1Njc4OWFiY2RlZg==\r\n{headers}\r\n"
+    )
+
+
+HANDSHAKE = handshake()
 
 
 def frame(head: int, data: bytes = b"") -> bytes:
@@ -80,9 +86,9 @@ class Wire:
 
 @asynccontextmanager
 async def connected(
-    ws: str, head: str = HEAD, app: ASGIApp | None = None, **options: Any
+    ws: str = WEBSOCKET_PROTOCOL, head: str = HANDSHAKE, app: ASGIApp | None = None, **options: Any
 ) -> AsyncIterator[Wire]:
-    """After the handshake of `head`, where it is the usual one."""
+    """A connection on which `head` was sent, and if that is a usual handshake its answer read."""
     client, server = socket.socketpair()
     with client, server:
         client.setblocking(False)
@@ -91,9 +97,10 @@ async def connected(
         wire = Wire(client, state)
         config = Config(app or wire.app, ws=ws, interface="asgi3", lifespan="off", log_config=None, **options)
         config.load()
-        await wire.loop.connect_accepted_socket(lambda: HttpToolsProtocol(config, state, {}), server)
-        await wire.send(f"{head}\r\n".encode())
-        if head == HEAD and app is None:
+        http_protocol: Any = config.http_protocol_class
+        await wire.loop.connect_accepted_socket(lambda: http_protocol(config, state, {}), server)
+        await wire.send(head.encode())
+        if head == HANDSHAKE and app is None:
             assert (await wire.read_until(b"\r\n\r\n")).startswith(b"HTTP/1.1 101 ")
         try:
             yield wire

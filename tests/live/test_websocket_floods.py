@@ -78,9 +78,9 @@ async def memory_of(ws: str, fragment: bytes) -> float:
         await wire.send(frame(TEXT & FIRST))
         tracemalloc.start()
         try:
-            await wire.send(fragment * FLOOD + frame(PING, b"the last"))
+            await wire.send(fragment * 1_000 + frame(PING, b"the last"))
             await wire.read_until(b"the last")
-            return tracemalloc.get_traced_memory()[0] / FLOOD
+            return tracemalloc.get_traced_memory()[0] / 1_000
         finally:
             tracemalloc.stop()
 

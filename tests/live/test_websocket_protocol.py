@@ -13,12 +13,12 @@ from tests.live.one_connection import (
     COMPRESSED,
     CONT,
     FIRST,
-    HEAD,
     PING,
     PONG,
     TEXT,
     connected,
     frame,
+    handshake,
 )
 from tests.server import WEBSOCKET_PROTOCOL as OURS
 from tests.server import Server, read_to_end
@@ -39,10 +39,10 @@ async def test_the_fragments_of_a_message_arrive_as_one() -> None:
 
 
 REFUSED = {
-    "a body": (f"{HEAD}Content-Length: 1\r\n", b"400"),
-    "a long header": (f"{HEAD}X: {'x' * 9_000}\r\n", b"431"),
-    "many headers": (f"{HEAD}" + "X: x\r\n" * 200, b"431"),
-    "a long path": (HEAD.replace("/ws", "/" + "x" * 9_000), b"414"),
+    "a body": (handshake("Content-Length: 1\r\n"), b"400"),
+    "a long header": (handshake(f"X: {'x' * 9_000}\r\n"), b"431"),
+    "many headers": (handshake("X: x\r\n" * 200), b"431"),
+    "a long path": (handshake(path="/" + "x" * 9_000), b"414"),
 }
 HANDSHAKES = pytest.mark.parametrize(("head", "status"), REFUSED.values(), ids=REFUSED)
 
@@ -177,7 +177,7 @@ TOO_LARGE = {
 
 @pytest.mark.parametrize("sent", TOO_LARGE.values(), ids=TOO_LARGE)
 async def test_the_size_limit_counts_what_a_message_is_unpacked_and_put_together(sent: bytes) -> None:
-    deflate = f"{HEAD}Sec-WebSocket-Extensions: permessage-deflate\r\n"
+    deflate = handshake("Sec-WebSocket-Extensions: permessage-deflate\r\n")
     async with connected(OURS, deflate, ws_max_size=1_000) as wire:
         await wire.read_until(b"\r\n\r\n")
         await wire.send(sent)
@@ -186,5 +186,5 @@ async def test_the_size_limit_counts_what_a_message_is_unpacked_and_put_together
 
 def test_make_run_and_the_servers_of_the_tests_run_it(live: Server) -> None:
     assert f"--ws {OURS}" in (Path(__file__).parents[2] / "Makefile").read_text()
-    with live.connect(f"{HEAD}Content-Length: 1\r\n\r\n".encode()) as peer:
+    with live.connect(handshake("Content-Length: 1\r\n").encode()) as peer:
         assert read_to_end(peer).startswith(b"HTTP/1.1 400 ")

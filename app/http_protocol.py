@@ -1,0 +1,70 @@
+"""Limits to the head of a request: `uvicorn --http app.http_protocol:HttpProtocol`.
+
+Written for uvicorn 0.54 with httptools. uvicorn limits how long a connection idles after an answer, and not
+how long a head takes: who connects and says nothing, or half a head, stays for ever, and a thousand of these
+are all that `--limit-concurrency 1000` lets in. A head of any size is collected in memory. Here a head has
+`HEAD_SECONDS`, and 64 KiB beyond what one read brings.
+
+`tests/live/test_http_protocol.py` shows both. When uvicorn has such limits of its own, delete this file.
+"""
+
+from asyncio import TimerHandle, Transport
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+HEAD_SECONDS = 20.0
+MAX_HEAD = 64 * 1024
+TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+
+
+class HttpProtocol(HttpToolsProtocol):
+    _reading_head = True
+    _head_size = 0
+    """Bytes, of a head that is not complete."""
+    _deadline: TimerHandle | None = None
+
+    def connection_made(self, transport: Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._limit_time()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self._have_time()
+
+    def data_received(self, data: bytes) -> None:
+        if self._reading_head:
+            self._head_size += len(data)
+        super().data_received(data)
+        if self._head_size > MAX_HEAD and not self.transport.is_closing():
+            self.transport.write(TOO_LARGE)
+            self.transport.close()
+        elif self._head_size and self._deadline is None:
+            self._limit_time()
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._head_size = self._head_size or 1
+
+    def on_headers_complete(self) -> None:
+        self._reading_head = False
+        self._head_size = 0
+        self._have_time()
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        super().on_message_complete()
+        self._reading_head = True
+
+    def _limit_time(self) -> None:
+        self._deadline = self.loop.call_later(HEAD_SECONDS, self._too_slow)
+
+    def _have_time(self) -> None:
+        if self._deadline:
+            self._deadline.cancel()
+            self._deadline = None
+
+    def _too_slow(self) -> None:
+        if self.cycle is None or self.cycle.response_complete:
+            self.transport.close()
+        else:  # it is the head of the next request; the answer to this one goes on
+            self._limit_time()
