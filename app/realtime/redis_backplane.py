@@ -1,0 +1,116 @@
+"""Behind the rooms of many processes: one Redis (not a cluster, for one read is of all rooms).
+
+Each room is a stream of messages; one more stream says who comes and goes, in all rooms. One task of each
+process, `Reader`, reads them all, each from the last entry that it has seen: after an outage it goes on
+where it was. Another one, `Presence`, writes who is here.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+from pydantic import SecretStr
+from redis.asyncio import Redis
+
+from app.realtime.backplane import Listener, Page, RoomBusy, Unavailable, key_of
+from app.realtime.messages import BEGINNING, Member
+from app.realtime.redis_presence import Presence
+from app.realtime.redis_reader import FollowedRoom, Reader, message_of
+from app.realtime.redis_store import ENGINE_ERRORS, POST, PREFIX, connect, messages_of
+from app.realtime.token_bucket import BURST_SECONDS
+from app.settings import RoomSettings
+
+MAX_REQUESTS = 16
+"""Requests to Redis at once; more wait, within their time."""
+
+
+class RedisBackplane:
+    def __init__(self, redis: Redis, settings: RoomSettings, listener: Listener) -> None:
+        self._redis = redis
+        self._settings = settings
+        self._answers = asyncio.Event()
+        """Set while Redis does."""
+        self._presence = Presence(redis, settings, self._answers)
+        self._reader = Reader(redis, settings, listener, self._presence, self._answers)
+        # The pool of redis-py that waits can lose a connection when who gives one back is cancelled.
+        self._turns = asyncio.Semaphore(MAX_REQUESTS)
+
+    async def open(self, room: str) -> str:
+        followed = self._reader.rooms.setdefault(room, FollowedRoom(room))
+        try:
+            async with self._in_time():
+                await self._presence.wake()
+                await followed.is_open.wait()
+        except BaseException:
+            self.close(room)
+            raise
+        return followed.cursor
+
+    def close(self, room: str) -> None:
+        self._reader.rooms.pop(room, None)
+
+    async def post(self, room: str, sender: Member, ref: str, text: str) -> str:
+        settings = self._settings
+        keys = [messages_of(room), f"{PREFIX}rate:{room}", f"{PREFIX}posted:{room}:{ref}:{sender.user}"]
+        limits = [BURST_SECONDS, settings.messages_per_second * BURST_SECONDS, settings.remembered_seconds]
+        kept = [settings.history, settings.history_seconds]
+        async with self._in_time():
+            message_id = await self._redis.eval(
+                POST, len(keys), *keys, *limits, *kept, sender.model_dump_json(), text
+            )
+        if message_id is None:
+            raise RoomBusy
+        return str(message_id)
+
+    async def history(self, room: str, after: str, limit: int) -> Page:
+        async with self._in_time():
+            entries: Any = await self._redis.xrange(messages_of(room), min=after, count=limit + 1)
+        if entries and key_of(entries[0][0]) == key_of(after):
+            return Page([message_of(*entry) for entry in entries[1:]], complete=True)
+        before = entries[0][1]["before"] if entries else BEGINNING
+        return Page([message_of(*entry) for entry in entries[:limit]], key_of(before) == key_of(after))
+
+    def announce(self, room: str, member: Member, *, here: bool) -> None:
+        self._presence.announce(room, member, here)
+
+    async def check(self) -> None:
+        async with self._in_time():
+            await self._redis.ping()
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Tells the listener what happens, and the other processes what happens here, in the block."""
+        tasks = [asyncio.create_task(self._reader.follow()), asyncio.create_task(self._presence.tell())]
+        try:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._settings.publish_timeout):
+                    await self._reader.started.wait()
+            yield
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+            with suppress(*ENGINE_ERRORS):
+                await self._presence.say_goodbye()
+
+    @asynccontextmanager
+    async def _in_time(self) -> AsyncIterator[None]:
+        if not self._answers.is_set():
+            raise Unavailable
+        try:
+            async with asyncio.timeout(self._settings.publish_timeout), self._turns:
+                yield
+        except ENGINE_ERRORS as exc:
+            raise Unavailable from exc
+
+
+@asynccontextmanager
+async def open_redis_backplane(
+    url: SecretStr, settings: RoomSettings, listener: Listener
+) -> AsyncIterator[RedisBackplane]:
+    """Connected, or degraded until Redis answers. Raises `ValueError` for what is no URL of Redis."""
+    async with connect(url, MAX_REQUESTS + 2, settings.publish_timeout) as redis:
+        backplane = RedisBackplane(redis, settings, listener)
+        async with backplane.running():
+            yield backplane

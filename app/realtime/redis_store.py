@@ -1,0 +1,98 @@
+"""What the rooms keep in Redis: its names, the scripts that change it in one step, and the way to it.
+
+A script (Lua) runs whole or not at all, and nothing else runs in between.
+"""
+
+import asyncio
+from typing import Any
+
+from pydantic import SecretStr
+from redis.asyncio import ConnectionPool, Redis
+from redis.asyncio.client import Pipeline
+from redis.exceptions import RedisError
+
+ENGINE_ERRORS = (RedisError, OSError, TimeoutError)
+BATCH = 100
+"""Rooms or connections that are asked for, or told of, at once."""
+
+PREFIX = "rooms-1:"
+"""The number goes up with the shape of what is kept: two versions of the service do not read each other."""
+PROCESSES = f"{PREFIX}processes"
+"""When each process was last heard of, in milliseconds of Redis."""
+PRESENCE = f"{PREFIX}presence"
+"""The stream of who comes and goes, in all rooms."""
+MAX_PRESENCE_EVENTS = 10_000
+
+
+def messages_of(room: str) -> str:
+    """The stream of its messages."""
+    return f"{PREFIX}messages:{room}"
+
+
+def members_of(room: str, process: str) -> str:
+    """The hash of its members in one process, by connection."""
+    return f"{PREFIX}here:{room}:{process}"
+
+
+APPEND = """
+-- Appends to the stream KEYS[1], of which about ARGV[1] entries are kept. Each says which was before it,
+-- so that a reader knows when some are missing.
+local last = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)[1]
+local before = last and last[1] or '0-0'
+return redis.call('XADD', KEYS[1], 'MAXLEN', '~', ARGV[1], '*', 'before', before, unpack(ARGV, 2))
+"""
+
+POST = """
+-- KEYS: the messages of a room; how many came of late; the id of this one, if it was posted before.
+-- ARGV: the seconds that are of late, and how many may come in them; seconds for which an id is known;
+-- messages kept, and seconds; sender, text. No answer: too many came.
+local known = redis.call('GET', KEYS[3])
+if known then return known end
+local count = redis.call('INCR', KEYS[2])
+if count == 1 then redis.call('EXPIRE', KEYS[2], ARGV[1]) end
+if count > tonumber(ARGV[2]) then return false end
+local last = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)[1]
+local before = last and last[1] or '0-0'
+local id = redis.call('XADD', KEYS[1], 'MAXLEN', ARGV[4], '*',
+                      'before', before, 'sender', ARGV[6], 'text', ARGV[7])
+redis.call('EXPIRE', KEYS[1], ARGV[5])
+redis.call('SET', KEYS[3], id, 'EX', ARGV[3])
+return id
+"""
+
+BEAT = """
+-- KEYS[1]: the processes, by when each was last heard of. ARGV: this one, and after how many milliseconds
+-- of silence one counts as dead. Answers whether this one was alive, and all who are.
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local heard = redis.call('ZSCORE', KEYS[1], ARGV[1])
+local was_alive = heard and tonumber(heard) > now - ARGV[2] and 1 or 0
+-- Before anything is removed: a script that has begun to write is not stopped when the memory is full.
+redis.call('ZADD', KEYS[1], now, ARGV[1])
+redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now - ARGV[2])
+redis.call('PEXPIRE', KEYS[1], ARGV[2])
+return {was_alive, redis.call('ZRANGE', KEYS[1], 0, -1)}
+"""
+
+
+def connect(url: SecretStr, max_connections: int, seconds: float) -> Redis:
+    """Raises `ValueError` for what is no URL of Redis."""
+    try:
+        pool = ConnectionPool.from_url(
+            url.get_secret_value(),
+            max_connections=max_connections,
+            decode_responses=True,
+            # With version 3 a connection that the server has closed is found out only when it is used.
+            protocol=2,
+            # Who asks has a limit for the whole; a read that blocks has another.
+            socket_timeout=None,
+            socket_connect_timeout=seconds,
+        )
+    except ValueError:  # its message may hold a part of the password
+        raise ValueError("APP_REDIS_URL is not a URL of Redis") from None
+    return Redis.from_pool(pool)
+
+
+async def replies(pipe: Pipeline, seconds: float) -> list[Any]:
+    async with asyncio.timeout(seconds):
+        return await pipe.execute()
