@@ -329,6 +329,18 @@ def security(tour: Tour) -> None:
     lacking = tour.call("GET", "/security/oauth2/accounts", 403, headers=bearer)
     tour.check('scope="accounts"' in lacking.headers["www-authenticate"], "the scopes that it needs")
     tour.call("GET", "/security/oauth2/me", 401)
+    ticket = tour.call("POST", "/rooms/tickets", 201, headers=bearer).json()["ticket"]
+    guarded = f"/guarded/ticket?ticket={ticket}"
+    with tour.socket(guarded) as socket:
+        tour.check(json.loads(socket.recv(TIMEOUT))["name"] == "ada", "a socket of ada")
+        tour.says(socket, '{"type": "say", "text": "hello"}')
+        tour.hears("ada", socket, '{"type":"said","name":"ada","text":"hello"}')
+    try:
+        tour.socket(guarded)
+        tour.check(False, "a refusal of a ticket that was used")
+    except InvalidStatus as refused:
+        print(f"< {refused.response.status_code} before the handshake")
+        tour.check(refused.response.status_code == 401, "status 401")
     used = {"grant_type": "refresh_token", "refresh_token": tokens["refresh_token"]}
     tour.call("POST", "/security/oauth2/refresh", data=used)
     tour.call("POST", "/security/oauth2/refresh", 400, data=used)

@@ -2,24 +2,25 @@ import asyncio
 import json
 import logging
 import re
+import secrets
 import threading
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from datetime import UTC, datetime
 from time import monotonic, time
-from typing import Any, cast
+from typing import Annotated, Any, cast
 
 import httpx2
 import jwt
 import pytest
 import uvicorn
-from fastapi import FastAPI, WebSocket, WebSocketException
+from fastapi import Depends, FastAPI, WebSocket, WebSocketException
 from itsdangerous import TimestampSigner
 from pwdlib import PasswordHash
 from pwdlib.hashers.argon2 import Argon2Hasher
 from sqlalchemy import delete, func, select, update
 from starlette.types import ASGIApp, Receive, Scope, Send
-from websockets.exceptions import InvalidStatus
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 from websockets.typing import Subprotocol
 
@@ -29,7 +30,9 @@ from app.errors import add_exception_handlers
 from app.lifespan import State
 from app.main import create_app
 from app.security import tickets
+from app.security.handshake import user_of_cookie
 from app.security.session_cookie import COOKIE
+from app.security.socket_user import SocketUser
 from app.settings import Settings
 from tests.server import Server
 from tests.sockets import LIMIT, Peer
@@ -40,7 +43,7 @@ OWN = "https://testserver"
 EVIL = "https://evil.example"
 LISTED = "http://localhost:3000"
 PASSWORD = "correct horse battery staple"
-SOON = 0.3
+SOON = 0.2
 """Seconds after which a credential of a test ends."""
 
 
@@ -241,6 +244,10 @@ def own_routes() -> FastAPI:
         await websocket.accept()
         await websocket.send_text(user.name)
 
+    @app.websocket("/cookie")
+    async def by_cookie(websocket: WebSocket, user: Annotated[SocketUser, Depends(user_of_cookie)]) -> None:
+        await websocket.accept()
+
     return app
 
 
@@ -283,6 +290,8 @@ async def test_a_request_may_bring_what_a_socket_may_and_with_the_cookie_only_fr
         peer = await ours.join("/socket", query, app=app, headers=headers)
         assert await peer.text() == "ada"
     assert status(await ours.join("/socket", app=app)) == 401
+    for path in ("/socket", "/cookie"):
+        assert status(await ours.join(path, app=app, origin=EVIL, headers=cookie)) == 403
 
 
 async def test_a_ticket_opens_one_socket(ours: House) -> None:
@@ -356,24 +365,23 @@ async def test_unused_tickets_are_swept_and_limited_in_all_and_for_each_account(
 
 
 def test_no_ticket_and_no_token_stands_in_the_log_of_the_server(live: Server) -> None:
-    account = {"username": "logged-ada", "password": PASSWORD}
-    with httpx2.Client(base_url=live.url) as client:
-        client.post("/security/oauth2/accounts", json=account)
-        login = client.post("/security/oauth2/token", data={"grant_type": "password", **account})
-        token = login.json()["access_token"]
-        ticket = client.post("/rooms/tickets", headers=bearer(token)).json()["ticket"]
-    url = f"{live.ws_url}/guarded/ticket?ticket={ticket}"
-    with connect(url) as socket:
-        assert json.loads(socket.recv(LIMIT))["name"] == "logged-ada"
-    for query in (f"ticket={ticket}", f"token={token}"):
+    secret = secrets.token_urlsafe(32)
+    guarded = f"{live.ws_url}/guarded"
+    for name in ("ticket", "token"):
+        with connect(f"{guarded}/first-message?{name}={secret}") as accepted:
+            accepted.send(authenticates(secret))
+            with pytest.raises(ConnectionClosed):
+                accepted.recv(LIMIT)
         with pytest.raises(InvalidStatus):
-            connect(f"{live.ws_url}/guarded/ticket?{query}")
-    offers = [Subprotocol("app.bearer"), Subprotocol(token)]
-    with connect(f"{live.ws_url}/guarded/subprotocol", subprotocols=offers) as socket:
-        assert socket.subprotocol == "app.bearer"
+            connect(f"{guarded}/ticket?{name}={secret}")
+    with pytest.raises(InvalidStatus):
+        connect(f"{guarded}/header", additional_headers=bearer(secret))
+    with pytest.raises(InvalidStatus):
+        connect(f"{guarded}/subprotocol", subprotocols=[Subprotocol("app.bearer"), Subprotocol(secret)])
     live.wait_for('"/guarded/subprotocol"')
-    assert sum('"/guarded/ticket"' in line for line in live.lines) >= 3
-    assert ticket not in live.log and token not in live.log
+    for way in ("first-message", "ticket", "header"):
+        assert f'"/guarded/{way}"' in live.log
+    assert secret not in live.log
 
 
 async def test_a_socket_that_does_not_say_who_it_is_in_time_is_closed_with_4408(settings: Settings) -> None:
