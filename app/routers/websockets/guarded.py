@@ -16,12 +16,14 @@ Take the cookie where your pages are on your own site, else the ticket. In your 
 with the cookie a route that changes something demands an `Origin`.
 
 A credential ends, so its socket ends with it: 4401 at that second, whatever goes on. Before that a client may
-send `authenticate` with a newer token of the same account. A logout ends no socket; a short life of the
-token does. A page that has only the cookie connects again.
+send `authenticate` with a newer token of the same account; a page that has only the cookie connects again. A
+logout ends no socket: what a cookie has opened lives for up to `APP_SECURITY__SESSION_SECONDS`, so let the
+page close it.
 
 Before `accept` a refusal is an HTTP answer, 401 or 403, which a program can read. A **browser** shows nothing
-of it to the page: `error`, then `close` with 1006, as if the network were down. So a page that wants to know
-asks by `fetch` first: `POST /rooms/tickets` is such a question.
+of it to the page: `error`, then `close` with 1006, as if the network were down
+(`tests/browser/test_guarded.py`). So a page that wants to know asks by `fetch` first: `POST /rooms/tickets`
+is such a question.
 
 | close code | meaning here |
 |---|---|
@@ -83,14 +85,12 @@ from starlette.status import WS_1008_POLICY_VIOLATION
 from app.asyncapi import messages
 from app.dependencies import ConnectionsDep, SettingsDep, TicketsDep
 from app.errors import Unauthorized
-from app.realtime.connection import Connection
+from app.realtime.connection import WS_4401_CREDENTIAL_ENDED, WS_4408_TOO_LATE, Connection
 from app.realtime.origins import check_origin
 from app.security.handshake import CHALLENGE, user_of_cookie, user_of_ticket, user_of_token
 from app.security.oauth_errors import NO_STORE, InvalidToken
 from app.security.socket_user import SocketUser
 
-WS_4401_CREDENTIAL_ENDED = 4401
-WS_4408_TOO_LATE = 4408
 SUBPROTOCOL = "app.bearer"
 
 router = APIRouter(tags=["websockets"])
