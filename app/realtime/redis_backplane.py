@@ -33,14 +33,15 @@ class RedisBackplane:
         """Set while Redis does."""
         self._presence = Presence(redis, settings, self._answers)
         self._reader = Reader(redis, settings, listener, self._presence, self._answers)
-        # The pool of redis-py that waits can lose a connection when who gives one back is cancelled.
+        # In redis-py's own pool that waits, one can wait beside a free connection when another is cancelled.
         self._turns = asyncio.Semaphore(MAX_REQUESTS)
 
     async def open(self, room: str) -> str:
         followed = self._reader.rooms.setdefault(room, FollowedRoom(room))
         try:
             async with self._in_time():
-                await self._presence.wake()
+                async with self._turns:
+                    await self._presence.wake()
                 await followed.is_open.wait()
         except BaseException:
             self.close(room)
@@ -55,7 +56,7 @@ class RedisBackplane:
         keys = [messages_of(room), f"{PREFIX}rate:{room}", f"{PREFIX}posted:{room}:{ref}:{sender.user}"]
         limits = [BURST_SECONDS, settings.messages_per_second * BURST_SECONDS, settings.remembered_seconds]
         kept = [settings.history, settings.history_seconds]
-        async with self._in_time():
+        async with self._in_time(), self._turns:
             message_id = await self._redis.eval(
                 POST, len(keys), *keys, *limits, *kept, sender.model_dump_json(), text
             )
@@ -64,7 +65,7 @@ class RedisBackplane:
         return str(message_id)
 
     async def history(self, room: str, after: str, limit: int) -> Page:
-        async with self._in_time():
+        async with self._in_time(), self._turns:
             entries: Any = await self._redis.xrange(messages_of(room), min=after, count=limit + 1)
         if entries and key_of(entries[0][0]) == key_of(after):
             return Page([message_of(*entry) for entry in entries[1:]], complete=True)
@@ -75,7 +76,7 @@ class RedisBackplane:
         self._presence.announce(room, member, here)
 
     async def check(self) -> None:
-        async with self._in_time():
+        async with self._in_time(), self._turns:
             await self._redis.ping()
 
     @asynccontextmanager
@@ -91,15 +92,16 @@ class RedisBackplane:
             for task in tasks:
                 task.cancel()
             await asyncio.wait(tasks)
-            with suppress(*ENGINE_ERRORS):
-                await self._presence.say_goodbye()
+            if self._answers.is_set():
+                with suppress(*ENGINE_ERRORS):
+                    await self._presence.say_goodbye()
 
     @asynccontextmanager
     async def _in_time(self) -> AsyncIterator[None]:
         if not self._answers.is_set():
             raise Unavailable
         try:
-            async with asyncio.timeout(self._settings.publish_timeout), self._turns:
+            async with asyncio.timeout(self._settings.publish_timeout):
                 yield
         except ENGINE_ERRORS as exc:
             raise Unavailable from exc

@@ -79,6 +79,7 @@ class Reader:
             except Exception:
                 # Of a listener, or of an entry that is not ours. It is not read again.
                 logger.exception("The rooms could not be followed")
+                self._set_degraded(True, "see above")
             delay = min(MAX_DELAY, FIRST_DELAY * 2**failures)
             failures = min(failures + 1, 10)
             await asyncio.sleep(SystemRandom().uniform(delay / 2, delay))

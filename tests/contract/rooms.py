@@ -1,12 +1,15 @@
 """What the tests of the backplanes share: processes with a listener that writes down all it is told."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from typing import Any
 
 from app.realtime.backplane import Backplane
 from app.realtime.messages import Member, Message
+from app.realtime.redis_backplane import RedisBackplane, open_redis_backplane
 from app.settings import RoomSettings
+from tests.redis import RedisServer
 
 LIMIT = 5.0
 """Seconds for any wait of a test."""
@@ -66,3 +69,15 @@ class Told:
 async def say(backplane: Backplane, *texts: str, room: str = "r", sender: Member = ADA) -> list[str]:
     """Each text is its own ref."""
     return [await backplane.post(room, sender, text, text) for text in texts]
+
+
+@asynccontextmanager
+async def process(
+    server: RedisServer, *rooms: str, settings: RoomSettings = SETTINGS
+) -> AsyncIterator[tuple[RedisBackplane, Told]]:
+    """A process, in which these rooms are open."""
+    told = Told()
+    async with open_redis_backplane(server.url, settings, told) as backplane:
+        for room in rooms:
+            await backplane.open(room)
+        yield backplane, told

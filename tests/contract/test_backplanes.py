@@ -1,7 +1,7 @@
 """What every backplane of the rooms does, in the process and on Redis."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -13,24 +13,16 @@ from app.realtime.messages import BEGINNING
 from app.realtime.redis_backplane import open_redis_backplane
 from app.settings import RoomSettings
 from tests.contract.rooms import ADA, BOB, SETTINGS, Told, say
-from tests.redis import RedisServer, redis_server
+from tests.redis import RedisServer
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    with redis_server(tmp_path_factory.mktemp("redis")) as server:
-        yield server
 
 
 @pytest.fixture(params=["memory", "redis"])
 def engine(request: pytest.FixtureRequest) -> Any:
     if request.param == "memory":
         return None
-    server = request.getfixturevalue("server")
-    server.command("FLUSHALL")
-    return server
+    return request.getfixturevalue("server")
 
 
 @asynccontextmanager
