@@ -21,7 +21,7 @@ ROUTES = """
     WS /rooms/{room}
     GET /websockets/open           POST /rooms/tickets          WS /guarded/first-message
     WS /guarded/cookie             WS /guarded/ticket           WS /guarded/header
-    WS /guarded/subprotocol
+    WS /guarded/subprotocol        GET /rooms
     POST /notify                   POST /send-notification/{email}
     POST /tasks                    GET /tasks/{task_id}         DELETE /tasks/{task_id}
     GET /tasks/{task_id}/events

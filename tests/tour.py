@@ -361,6 +361,7 @@ def security(tour: Tour) -> None:
 
 def rooms(tour: Tour, bearer: dict[str, str]) -> None:
     tour.heading("A room: a ticket opens a socket, and who comes back misses nothing")
+    tour.call("GET", "/rooms", 200)
     path = "/rooms/kitchen?after=0-0&ticket="
     for _ in range(2):
         ticket = tour.call("POST", "/rooms/tickets", 201, headers=bearer).json()["ticket"]

@@ -24,6 +24,10 @@ that is refused sends one message at a time to keep it.
 them, in memory or, with `APP_REDIS_URL`, in Redis Streams. When Redis is away, all are told
 `service: degraded`; nothing can be said, nobody is cut off, and what was said comes when it is back.
 
+[Two clients in one page](/rooms) let you try it. It is made of `static/room-client.js`, a module to copy as
+it is: it gets a ticket for each connection, comes back after a random pause that grows, with the last id it
+saw, and sends one message at a time, again with its `ref` until it is accepted.
+
 Close codes are those of `websockets/echo`, and 4401 when the credential ends, 4408 after
 `APP_ROOMS__IDLE_SECONDS` without a word, not even a `ping`. 1012, 1013 and 4401 mean: come back, with the
 last id.
@@ -57,18 +61,20 @@ twice. And who is in a room is not known from what its sockets did: a process th
 [Redis Streams](https://redis.io/docs/latest/develop/data-types/streams/).
 """
 
-from fastapi import APIRouter, WebSocket
+from fastapi import APIRouter, Request, WebSocket
+from fastapi.responses import HTMLResponse
 from pydantic import TypeAdapter, ValidationError
 from starlette.status import WS_1013_TRY_AGAIN_LATER
 
 from app.asyncapi import messages
-from app.dependencies import ConnectionsDep, HubDep, SettingsDep, SocketUserDep
+from app.dependencies import ConnectionsDep, HubDep, SettingsDep, SocketUserDep, TemplatesDep
 from app.errors import field_errors
 from app.realtime.backplane import RoomBusy, Unavailable
 from app.realtime.connection import WS_4401_CREDENTIAL_ENDED, Connection
 from app.realtime.hub import Visit
 from app.realtime.local_rooms import Event
 from app.realtime.messages import (
+    MAX_TEXT_LENGTH,
     Accepted,
     After,
     Gap,
@@ -151,3 +157,9 @@ async def answer(visit: Visit, text: str) -> Sent:
         return Refused(ref=received.ref, reason="busy")
     except Unavailable:
         return Refused(ref=received.ref, reason="unavailable")
+
+
+@router.get("/rooms", response_class=HTMLResponse)
+def show_rooms(request: Request, templates: TemplatesDep) -> HTMLResponse:
+    """A page with two clients, whose lines can be cut."""
+    return templates.TemplateResponse(request, "rooms.html", {"max_text_length": MAX_TEXT_LENGTH})
