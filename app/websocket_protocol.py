@@ -37,6 +37,8 @@ from websockets.server import ServerProtocol
 
 READ_SIZE = 4 * 1024
 """Bytes of one read, which end at most 683 frames."""
+MANY = 32
+"""Frames of one read, after which others get a turn."""
 
 Utf8Decoder = getincrementaldecoder("utf-8")
 
@@ -63,15 +65,15 @@ class WebSocketProtocol(asyncio.BufferedProtocol):
     def resume_writing(self) -> None:
         self.socket.resume_writing()
 
-    def get_buffer(self, sizehint: int) -> bytearray:
-        self.buffer = bytearray(READ_SIZE)
+    def get_buffer(self, sizehint: int) -> memoryview:
+        self.buffer = memoryview(bytearray(READ_SIZE))  # of which TLS in asyncio fills slices
         return self.buffer
 
     def buffer_updated(self, nbytes: int) -> None:
-        self.socket.data_received(self.buffer[:nbytes])
+        self.socket.data_received(bytes(self.buffer[:nbytes]))
         del self.buffer
         # uvloop reads up to 32 times in a turn, while reads are full.
-        if nbytes == READ_SIZE and not (self.socket.read_paused or self.socket.transport.is_closing()):
+        if self.socket.many_frames and not (self.socket.read_paused or self.socket.transport.is_closing()):
             self.socket.transport.pause_reading()
             self.socket.loop.call_soon(self.read_on)
 
@@ -91,8 +93,9 @@ class MendedSansIOProtocol(WebSocketsSansIOProtocol):
         )
         self.fragments = bytearray()
 
-    def data_received(self, data: bytes | bytearray) -> None:
+    def data_received(self, data: bytes) -> None:
         self.conn.receive_data(data)
+        self.many_frames = len(self.conn.events) > MANY
         self.handle_events()
         if self.conn.parser_exc:
             self.handle_parser_exception()

@@ -147,6 +147,17 @@ async def test_a_denied_handshake_is_logged_as_no_error_and_in_uvicorn_as_one(
     assert len([record for record in caplog.records if record.levelno >= logging.ERROR]) == errors
 
 
+async def test_what_tls_reads_piece_by_piece_arrives() -> None:
+    """asyncio writes into slices of the buffer that it is given; those of a bytearray would be copies."""
+    async with connected(OURS) as wire:
+        reader = wire.protocol.transport.get_protocol()
+        buffer, data = reader.get_buffer(-1), frame(TEXT, b"hello")
+        buffer[:3] = data[:3]
+        buffer[3:][: len(data) - 3] = data[3:]
+        reader.buffer_updated(len(data))
+        assert (await wire.receive())["text"] == "hello"
+
+
 async def test_a_peer_that_answers_no_ping_is_closed_and_the_app_is_told() -> None:
     async with connected(OURS, ws_ping_interval=0.02, ws_ping_timeout=0.02) as wire:
         assert (await wire.receive())["type"] == "websocket.disconnect"
