@@ -34,7 +34,7 @@ from app.routers.validation import (
     signed,
     validators,
 )
-from app.routers.websockets import echo, guarded, rooms
+from app.routers.websockets import echo, guarded, rooms, rooms_http
 from app.settings import ROOT
 from app.supporting_files import SourceFile, supporting_files
 
@@ -60,7 +60,7 @@ class Page:
 
 GROUPS: dict[str, tuple[Page, ...]] = {
     "middleware": (Page(timing), Page(stack)),
-    "websockets": (Page(echo), Page(rooms), Page(guarded)),
+    "websockets": (Page(echo), Page(rooms), Page(rooms_http), Page(guarded)),
     "background": (Page(after_response), Page(tasks)),
     "dependencies": (Page(chains), Page(resources)),
     "responses": (Page(json), Page(fields), Page(negotiation), Page(html), Page(headers)),

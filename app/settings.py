@@ -202,6 +202,9 @@ class RoomSettings(BaseModel):
         PositiveFloat,
         _setting("messages of one room, averaged over ten seconds; those beyond are refused, not the client"),
     ] = 100.0
+    stream_queue_size: Annotated[
+        int, Field(ge=10), _setting("events that may wait for one slow stream of a room; more end it")
+    ] = 1_000
     remembered_seconds: Annotated[
         PositiveInt, _setting("how long a message that is sent again is told from another one")
     ] = 600
@@ -219,7 +222,9 @@ class RoomSettings(BaseModel):
     ] = 5.0
     first_message_seconds: Annotated[
         PositiveFloat,
-        _setting("time in which a socket must say who it is, where its first message does; later closes 4408"),
+        _setting(
+            "time in which a socket must say who it is, where its first message does; later closes 4408"
+        ),
     ] = 5.0
     ticket_seconds: Annotated[PositiveInt, _setting("time in which a ticket for a socket must be used")] = 30
     max_tickets: Annotated[
@@ -282,14 +287,18 @@ class Settings(BaseSettings):
     ] = 50_000_000
 
     ws_max_message_size: Annotated[PositiveInt, _setting("one socket message; more closes 1009")] = 64 * 1024
-    ws_max_connections: Annotated[PositiveInt, _setting("open sockets in all; more are refused with 503")] = (
-        1_000
-    )
+    ws_max_connections: Annotated[
+        PositiveInt, _setting("open sockets, and streams of rooms, in all; more are refused with 503")
+    ] = 1_000
     ws_max_connections_per_client: Annotated[
-        PositiveInt, _setting("open sockets of one address; more are refused with 429")
+        PositiveInt, _setting("the same of one address; more are refused with 429")
     ] = 100
     ws_messages_per_second: Annotated[
-        PositiveInt, _setting("messages of one socket, averaged over ten seconds; more closes 1008")
+        PositiveInt,
+        _setting(
+            "messages of one socket, averaged over ten seconds; more closes 1008. As many of one user by HTTP; "
+            "more are refused with 429"
+        ),
     ] = 20
     ws_queue_size: Annotated[
         int, Field(ge=2), _setting("messages that may wait for one slow socket; more closes 1013")
@@ -405,9 +414,11 @@ class Settings(BaseSettings):
         return url
 
     @model_validator(mode="after")
-    def _per_client_fits_total(self) -> Self:
+    def _limits_fit_each_other(self) -> Self:
         if self.ws_max_connections_per_client > self.ws_max_connections:
             raise ValueError("ws_max_connections_per_client exceeds ws_max_connections")
+        if self.rooms.stream_queue_size < self.ws_queue_size:
+            raise ValueError("rooms.stream_queue_size is below ws_queue_size, by which history is read")
         return self
 
     @property

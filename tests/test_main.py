@@ -18,7 +18,7 @@ ROUTES = """
     GET /pages/{group}/{name}      GET /sources/{path:path}    MOUNT /static                MOUNT /_docs
     GET /middleware/stack          GET /middleware/timing/sleep GET /middleware/timing/stream
     WS /ws                         WS /ws/{client_id}           WS /chat
-    WS /rooms/{room}
+    WS /rooms/{room}               GET /rooms/{room}/events     POST /rooms/{room}/messages
     GET /websockets/open           POST /rooms/tickets          WS /guarded/first-message
     WS /guarded/cookie             WS /guarded/ticket           WS /guarded/header
     WS /guarded/subprotocol        GET /rooms

@@ -7,8 +7,9 @@ slowly, or is dead, delays none of the others.
 import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from typing import Protocol
 
-from fastapi import WebSocket
+from fastapi import Request, WebSocket
 
 from app.realtime.connection import Connection, Traffic
 from app.realtime.places import Places
@@ -38,8 +39,14 @@ class Channel:
                 self._members.pop(connection, None)
 
 
+class Stream(Protocol):
+    """What stays open as a socket does, without being one."""
+
+    def say_goodbye(self) -> None: ...
+
+
 class ConnectionManager:
-    """Lets sockets in as far as there are places, and sends them away when the service stops."""
+    """Lets sockets and streams in as far as there are places, and sends them away when the service stops."""
 
     def __init__(self, settings: Settings, stopping: asyncio.Event) -> None:
         self.traffic = Traffic()
@@ -47,11 +54,17 @@ class ConnectionManager:
         self._stopping = stopping
         self._places = Places(settings.ws_max_connections, settings.ws_max_connections_per_client)
         self._open: set[Connection] = set()
+        self._streams: set[Stream] = set()
         self._channels: dict[str, Channel] = {}
 
     @property
     def count(self) -> int:
-        return self._places.taken
+        """The open sockets."""
+        return len(self._open)
+
+    @property
+    def stream_count(self) -> int:
+        return len(self._streams)
 
     @asynccontextmanager
     async def connect(
@@ -74,18 +87,30 @@ class ConnectionManager:
                 self._open.discard(connection)
                 connection.stop()
 
+    @contextmanager
+    def admit(self, request: Request, stream: Stream) -> Iterator[None]:
+        """A place for the block, of those that sockets have. Raises as `connect` does."""
+        with self._places.take(request):
+            self._streams.add(stream)
+            if self._stopping.is_set():
+                stream.say_goodbye()
+            try:
+                yield
+            finally:
+                self._streams.discard(stream)
+
     def channel(self, name: str) -> Channel:
         """The one of this name. It is kept: take names from the code, not from a client."""
         return self._channels.setdefault(name, Channel())
 
     def say_goodbye(self) -> None:
-        for connection in self._open:
+        for connection in (*self._open, *self._streams):
             connection.say_goodbye()
 
 
 @asynccontextmanager
 async def open_connections(settings: Settings, stopping: asyncio.Event) -> AsyncIterator[ConnectionManager]:
-    """A manager that says goodbye to all its sockets as soon as the service is stopping."""
+    """A manager that says goodbye to all who are connected as soon as the service is stopping."""
     connections = ConnectionManager(settings, stopping)
 
     async def close_when_stopping() -> None:

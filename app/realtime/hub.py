@@ -11,12 +11,16 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Protocol
 
+from limits import RateLimitItemPerSecond
+
 from app.errors import ServiceUnavailable, TooManyRequests
 from app.realtime.backplane import Backplane, Unavailable, key_of
 from app.realtime.local_rooms import Event, LocalRooms, Room, Seat
 from app.realtime.memory_backplane import MemoryBackplane
 from app.realtime.messages import Gap, Member, Welcome
+from app.realtime.token_bucket import BURST_SECONDS
 from app.security.socket_user import SocketUser
+from app.security.throttle import Throttle
 from app.settings import Settings
 
 
@@ -38,6 +42,11 @@ class Visit:
         self._hub = hub
         self._name = room_name
         self._room = room
+
+    @property
+    def last_id(self) -> str:
+        """Of the last message of the room."""
+        return self._room.last_id
 
     async def follow(self, outlet: Outlet, after: str | None) -> None:
         """Tells the outlet who is here, what was said after `after`, and from then on all that happens.
@@ -83,6 +92,10 @@ class Visit:
                 return after
 
 
+def new_member(user: SocketUser) -> Member:
+    return Member(connection=secrets.token_hex(8), user=user.id, name=user.name)
+
+
 class Hub:
     def __init__(self, settings: Settings, local: LocalRooms, backplane: Backplane) -> None:
         self.local = local
@@ -91,6 +104,18 @@ class Hub:
         self.page_size = settings.ws_queue_size // 2
         self._settings = settings.rooms
         self._connections_of: Counter[str] = Counter()
+        self._posts = Throttle()
+        self._posts_of_one_user = RateLimitItemPerSecond(
+            settings.ws_messages_per_second * BURST_SECONDS, BURST_SECONDS
+        )
+
+    async def post(self, room_name: str, user: SocketUser, ref: str, text: str) -> str:
+        """The id of the message of somebody who need not be here.
+
+        Raises `RoomBusy`, `Unavailable`, and `TooManyRequests` for a user who says too much.
+        """
+        async with self._posts.counted(self._posts_of_one_user, user.id):
+            return await self.backplane.post(room_name, new_member(user), ref, text)
 
     @asynccontextmanager
     async def visit(self, room_name: str, user: SocketUser) -> AsyncIterator[Visit]:
@@ -104,7 +129,7 @@ class Hub:
         self._connections_of[user.id] += 1
         room = self.local.rooms.setdefault(room_name, Room())
         room.visits += 1
-        member = Member(connection=secrets.token_hex(8), user=user.id, name=user.name)
+        member = new_member(user)
         try:
             await self._open(room_name, room)
             if len(room.here.keys() - room.own) + room.visits > self._settings.max_members:

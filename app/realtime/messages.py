@@ -49,12 +49,17 @@ class FromClient(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class Say(FromClient):
+class NewMessage(FromClient):
     """Something for all in the room. One `ref` of one user is one message, however often it is sent."""
 
-    type: Literal["say"]
     ref: Annotated[str, Field(pattern="^[A-Za-z0-9_-]{1,64}$", description="The client's own id for it")]
     text: Annotated[str, Field(min_length=1, max_length=MAX_TEXT_LENGTH)]
+
+
+class Say(NewMessage):
+    """The same on a socket."""
+
+    type: Literal["say"]
 
 
 class Ping(FromClient):
