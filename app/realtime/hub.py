@@ -18,6 +18,7 @@ from app.realtime.backplane import Backplane, Unavailable, key_of
 from app.realtime.local_rooms import Event, LocalRooms, Room, Seat
 from app.realtime.memory_backplane import MemoryBackplane
 from app.realtime.messages import Gap, Member, Welcome
+from app.realtime.redis_backplane import open_redis_backplane
 from app.realtime.token_bucket import BURST_SECONDS
 from app.security.socket_user import SocketUser
 from app.security.throttle import Throttle
@@ -161,5 +162,10 @@ class Hub:
 
 @asynccontextmanager
 async def open_hub(settings: Settings) -> AsyncIterator[Hub]:
+    """Rooms of this process, or of all that use the same Redis."""
     local = LocalRooms()
-    yield Hub(settings, local, MemoryBackplane(settings.rooms, local))
+    if settings.redis_url:
+        async with open_redis_backplane(settings.redis_url, settings.rooms, local) as backplane:
+            yield Hub(settings, local, backplane)
+    else:
+        yield Hub(settings, local, MemoryBackplane(settings.rooms, local))
