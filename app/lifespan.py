@@ -31,6 +31,7 @@ from app.security.tickets import Tickets
 from app.security.web_sessions import WebSessions
 from app.settings import Settings
 from app.shutdown import stopping_on_signals
+from app.single_process import telling_what_is_not_shared
 from app.storage.disk import DiskStorage, open_storage
 from app.telemetry import Telemetry
 
@@ -70,6 +71,7 @@ def open_state(settings: Settings, telemetry: Telemetry) -> Lifespan:
     async def lifespan(app: FastAPI) -> AsyncIterator[State]:
         async with AsyncExitStack() as stack:
             log = stack.enter_context(logging_to_queue(settings))
+            stack.enter_context(telling_what_is_not_shared(settings))
             await stack.enter_async_context(telemetry.exporting())
             keys = open_keys(settings)
             sessions = await stack.enter_async_context(open_database(settings.sqlalchemy_url))

@@ -12,6 +12,9 @@ fails to open, those before it are closed in reverse order and the process ends 
 what makes an orchestrator try again. What the lifespan yields is a `TypedDict`; the server copies it
 into each request's `state`, and `app/dependencies.py` gives each resource one typed alias.
 
+Each process of `--workers 4` has a lifespan, and so all of this, of its own: the second to start says in
+the log what they do not share (`app/single_process.py`).
+
 ## The trap
 
 `@app.on_event("startup")` is deprecated, and ignored without a word as soon as there is a `lifespan=`.
@@ -32,6 +35,7 @@ globals are shared too, but by every app of the process, so one test meets the l
 - When a resource fails to open, those before it are closed in reverse order.
 - A start that fails ends the process with an error.
 - Two apps of one process share nothing but the log.
+- Of several processes the second says once what they do not share.
 - A change inside an object of the state is kept.
 
 ## Read more

@@ -151,6 +151,20 @@ def test_two_apps_of_one_process_share_nothing_but_the_log(tmp_path: Path) -> No
     assert log_handlers == []
 
 
+def test_of_several_processes_the_second_says_once_what_they_do_not_share(
+    settings: Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with ExitStack() as stack:
+        # In one process, but a lock belongs to the file that was opened.
+        for _ in range(3):
+            stack.enter_context(TestClient(create_app(settings)))
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    [said] = [line for line in lines if line["logger"] == "app.single_process"]
+    assert said["level"] == "WARNING"
+    for what in ("rooms", "APP_REDIS_URL", "live feed", "tasks", "mail", "webhook", "limit"):
+        assert what in said["message"]
+
+
 class Counters(TypedDict):
     number: int
     box: list[int]
