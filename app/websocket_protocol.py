@@ -33,7 +33,10 @@ from uvicorn.protocols.utils import ClientDisconnected
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from uvicorn.server import ServerState
 from websockets.frames import Frame, Opcode
+from websockets.http11 import Request
 from websockets.server import ServerProtocol
+
+from app.realtime.text import PUT, Text
 
 READ_SIZE = 4 * 1024
 """Bytes of one read, which end at most 683 frames."""
@@ -104,6 +107,24 @@ class MendedSansIOProtocol(WebSocketsSansIOProtocol):
             self.transport.write(b"".join(self.conn.data_to_send()) or refusal.serialize())
             self.handshake_complete = self.close_sent = True
             self.transport.close()
+
+    def handle_connect(self, event: Request) -> None:
+        super().handle_connect(event)
+        if self.response.status_code == HTTPStatus.SWITCHING_PROTOCOLS:
+            self.scope["extensions"][PUT] = {"put": self.put}
+
+    def put(self, text: Text) -> bool:
+        """As `websocket.send`, where that need not wait. See `app/realtime/text.py`."""
+        if not self.writable.is_set():
+            return False
+        if self.close_sent or self.transport.is_closing():
+            raise ClientDisconnected
+        if self.conn.extensions:
+            self.conn.send_text(text.encoded)
+            self.transport.write(b"".join(self.conn.data_to_send()))
+        else:
+            self.transport.write(text.frame)
+        return True
 
     def handle_cont(self, event: Frame) -> None:
         if self.frames:

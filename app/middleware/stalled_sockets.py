@@ -17,9 +17,6 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.shutdown import LOOK_SECONDS, STILL_SECONDS
 
-TRANSPORT = "transport"
-"""The key under which a socket's scope has its transport."""
-
 SMALL = 64 * 1024
 """Bytes of an answer in one piece that the system takes in whether the client reads or not."""
 
@@ -66,7 +63,6 @@ class StalledSocketMiddleware:
     async def watch(
         self, transport: asyncio.WriteTransport, scope: Scope, receive: Receive, send: Send
     ) -> None:
-        scope[TRANSPORT] = transport
         watch = SocketWatch(transport, self.seconds, scope["state"]["stopping"])
 
         async def send_until_closed(message: Message) -> None:
@@ -83,12 +79,6 @@ class StalledSocketMiddleware:
         finally:
             watch.close()
             watch.app_ended = True
-
-
-def transport_of(scope: Scope) -> asyncio.WriteTransport | None:
-    """The transport under a socket, where the server lets it be found."""
-    transport: asyncio.WriteTransport | None = scope.get(TRANSPORT)
-    return transport
 
 
 class Watch:

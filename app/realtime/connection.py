@@ -1,18 +1,17 @@
 """One open socket, and a way to write to it that waits for nobody.
 
-A server takes a frame without a wait until the peer is behind by more than the server buffers. So as long
-as nobody is slow, `put` hands the text to the server there and then: no queue, no task. Only for a peer
-that is behind is there an outbox, and a task that empties it. When that is full the peer is closed with
-1013; if it does not even read the close, `app.middleware.stalled_sockets` aborts it.
+A peer is behind when more is unsent than the server buffers. As long as nobody is, `put` hands a text to the
+server there and then: no queue, no task. Only for a peer that is behind is there an outbox, and a task that
+empties it; for all of them on a server that can only be awaited (`app/websocket_protocol.py` is one that
+need not be). When the outbox is full the peer is closed with 1013; if it does not even read the close,
+`app.middleware.stalled_sockets` aborts it.
 """
 
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Coroutine, Generator
+from collections.abc import AsyncIterator
 from contextlib import suppress
-from types import coroutine
-from typing import Any
 
 from fastapi import WebSocket, WebSocketDisconnect
 from starlette.status import (
@@ -25,7 +24,7 @@ from starlette.status import (
 )
 from starlette.websockets import WebSocketDisconnected, WebSocketState
 
-from app.middleware.stalled_sockets import transport_of
+from app.realtime.text import Text, put_of
 from app.realtime.token_bucket import TokenBucket
 from app.settings import Settings
 
@@ -52,9 +51,8 @@ class Connection:
         self._websocket = websocket
         self._settings = settings
         self._traffic = traffic
-        self._transport = transport_of(websocket.scope)
-        self._low_mark = self._transport.get_write_buffer_limits()[0] if self._transport else 0
-        self._outbox: deque[str] = deque()
+        self._put_at_once = put_of(websocket.scope)
+        self._outbox: deque[Text] = deque()
         self._writer: asyncio.Task[None] | None = None
         self._closer: asyncio.Task[None] | None = None
         self._end: asyncio.TimerHandle | None = None
@@ -86,17 +84,19 @@ class Connection:
                 await asyncio.sleep(0)
 
     def send(self, text: str) -> bool:
-        """As `put`. A text that UTF-8 cannot hold fails here, at its writer."""
-        text.encode()
-        return self.put(text)
+        return self.put(Text(text))
 
-    def put(self, text: str) -> bool:
+    def put(self, text: Text) -> bool:
         """Whether it will be sent. A peer whose outbox is full is closed; then nothing more is taken."""
         if self._closer:
             return False
         self._traffic.delivered += 1
-        if self._writer is None and self._takes_at_once():
-            return self._hand_over(text)
+        if self._put_at_once and not self._writer:
+            try:
+                if self._put_at_once(text):
+                    return True
+            except OSError:
+                return False  # the peer has left; `messages` is told as well
         if len(self._outbox) >= self._settings.ws_queue_size:
             self._traffic.too_slow += 1
             self.close(WS_1013_TRY_AGAIN_LATER, "Messages were read too slowly")
@@ -139,27 +139,10 @@ class Connection:
             if ending:
                 ending.cancel()
 
-    def _takes_at_once(self) -> bool:
-        """Below its low mark a server never lets a send wait. What is not known to do so may."""
-        return self._transport is not None and self._transport.get_write_buffer_size() <= self._low_mark
-
-    def _hand_over(self, text: str) -> bool:
-        sending = self._websocket.send({"type": "websocket.send", "text": text})
-        try:
-            waits_for = sending.send(None)
-        except StopIteration:
-            return True
-        except WebSocketDisconnect:
-            return False  # the peer has left; `messages` is told as well
-        self._writer = asyncio.create_task(self._write(resumed(sending, waits_for)))
-        return True
-
-    async def _write(self, begun: Coroutine[Any, Any, None] | None = None) -> None:
+    async def _write(self) -> None:
         with suppress(WebSocketDisconnect):
-            if begun:
-                await begun
             while self._outbox:
-                await self._websocket.send_text(self._outbox.popleft())
+                await self._websocket.send_text(self._outbox.popleft().content)
         self._writer = None
 
     async def _close(self, code: int, reason: str) -> None:
@@ -169,10 +152,3 @@ class Connection:
             writer.cancel()
         with suppress(WebSocketDisconnect, WebSocketDisconnected):
             await self._websocket.close(code, reason)
-
-
-@coroutine
-def resumed(begun: Coroutine[Any, Any, None], waits_for: Any) -> Generator[Any, Any, None]:
-    """The rest of a coroutine that was begun outside of a task, and has come to its first wait."""
-    yield waits_for
-    yield from begun

@@ -13,6 +13,7 @@ from fastapi import Request, WebSocket
 
 from app.realtime.connection import Connection, Traffic
 from app.realtime.places import Places
+from app.realtime.text import Text
 from app.settings import Settings
 
 
@@ -33,9 +34,9 @@ class Channel:
 
     def broadcast(self, text: str) -> None:
         """Writes to all who are members at this moment, the writer too."""
-        text.encode()
+        encoded = Text(text)
         for connection in tuple(self._members):
-            if not connection.put(text):
+            if not connection.put(encoded):
                 self._members.pop(connection, None)
 
 

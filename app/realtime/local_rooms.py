@@ -14,6 +14,7 @@ from fastapi.sse import format_sse_event
 
 from app.realtime.backplane import MessageKey, key_of
 from app.realtime.messages import BEGINNING, Gap, Joined, Left, Member, Message, Sent, Service
+from app.realtime.text import Text
 
 NOT_YET: MessageKey = (2**63, 0)
 """Beyond the key of every message."""
@@ -28,15 +29,15 @@ class Event:
         self._content = content
 
     @cached_property
-    def text(self) -> str:
+    def text(self) -> Text:
         """As sockets are sent it."""
-        return self._content.model_dump_json()
+        return Text(self._content.model_dump_json())
 
     @cached_property
     def sse(self) -> bytes:
         """As streams are sent it. The id is what a client comes back with, so only messages have one."""
         event_id = self._content.id if isinstance(self._content, Message) else None
-        return format_sse_event(event=self._content.type, data_str=self.text, id=event_id)
+        return format_sse_event(event=self._content.type, data_str=self.text.content, id=event_id)
 
 
 @dataclass
