@@ -24,6 +24,7 @@ from app.page_templates import load_templates
 from app.realtime.connections import ConnectionManager, open_connections
 from app.realtime.feed import Feed, open_feed
 from app.realtime.hub import Hub, open_hub
+from app.realtime.instruments import observe
 from app.security.access_tokens import AccessTokens
 from app.security.accounts import Accounts
 from app.security.logins import Logins
@@ -84,6 +85,7 @@ def open_state(settings: Settings, telemetry: Telemetry) -> Lifespan:
             # Entered last, so that it is left first: everything above outlives the streams it ends.
             stopping = stack.enter_context(stopping_on_signals())
             connections = await stack.enter_async_context(open_connections(settings, stopping))
+            observe(telemetry.meter, connections, hub)
             feed = await stack.enter_async_context(
                 open_feed(
                     settings.feed.history,

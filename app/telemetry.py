@@ -17,6 +17,7 @@ import anyio.to_thread
 from fastapi.telemetry import TelemetryConfig, get_telemetry_data
 from opentelemetry import trace
 from opentelemetry.exporter.prometheus import PrometheusMetricReader
+from opentelemetry.metrics import NoOpMeter
 from opentelemetry.sdk._logs import LoggerProvider, LogRecordProcessor, ReadWriteLogRecord
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
@@ -188,8 +189,10 @@ class Telemetry:
         if has_all:
             logger_provider = LoggerProvider(resource, shutdown_on_exit=False)
             logger_provider.add_log_record_processor(ValidationErrors())
-        # For spans of our own. `opentelemetry.trace.get_tracer` asks the process, where there is no provider.
+        # For spans and metrics of our own. `get_tracer` and `get_meter` of `opentelemetry` ask the process,
+        # where there is no provider.
         self.tracer = self._tracer_provider.get_tracer("app") if self._tracer_provider else NoOpTracer()
+        self.meter = self._meter_provider.get_meter("app") if self._meter_provider else NoOpMeter("app")
         self.config = TelemetryConfig(
             metrics=has_metrics,
             meter_provider=self._meter_provider,

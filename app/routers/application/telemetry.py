@@ -5,7 +5,8 @@ that something is slow or fails, and traces to see which part of which request i
 `APP_TELEMETRY__LEVEL` says otherwise; each level has what the one before it has:
 
 - `metrics`: duration and number of the requests by route, method and status, for Prometheus at
-  `/application/telemetry/metrics`. Sockets are not among them.
+  `/application/telemetry/metrics`. FastAPI measures no sockets, so `app/realtime/instruments.py` adds what
+  sockets and rooms count: `app.sockets.open`, `app.rooms.lag` and others.
 - `traces`: one span for each request and each socket, from its first byte to its last. The newest are kept
   in memory, and read at `/application/telemetry/traces`.
 - `all`: spans of the dependencies, the endpoint, the answer's serialisation and the background tasks, and
@@ -33,7 +34,8 @@ collector. `get_telemetry_data()` holds bodies, passwords too, for processors th
 A raw path as an attribute of a metric makes a new series for each path that a scanner tries. A typing error
 in a key of `telemetry=` is accepted in silence (a `TelemetryConfig` is checked by mypy), and Starlette's
 `OpenTelemetryMiddleware` on top of it makes a second trace of every request. The usual Prometheus registry is
-the process's: two apps get each other's figures; and of two that read it at once, one gets nothing. With
+the process's: two apps get each other's figures; and of two that read it at once, one gets nothing. An
+instrument that is made a second time goes on reading what the first was given, in silence. With
 `auto_configure` a dead collector holds up the stop.
 
 ## What is proven
@@ -47,6 +49,7 @@ the process's: two apps get each other's figures; and of two that read it at onc
 - The checks that failed are named without what was sent.
 - A span of our own is a part of the request's trace.
 - A path that no route has is counted without the path.
+- The metrics tell how many sockets and streams are open and what goes through the rooms.
 - The span of a stream and of a socket lasts until its end.
 - Health checks, the documentation and the reading itself are not recorded.
 - Traces, the spans of one and their texts are bounded.

@@ -1,3 +1,4 @@
+import asyncio
 import json
 import re
 import socket
@@ -7,6 +8,8 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Annotated, Any
 
 import pytest
@@ -20,6 +23,7 @@ from opentelemetry._logs import LogRecord
 from opentelemetry.exporter.prometheus import PrometheusMetricReader
 from opentelemetry.sdk._logs import LoggerProvider, LogRecordProcessor, ReadWriteLogRecord
 from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader, NumberDataPoint
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
@@ -28,15 +32,32 @@ from starlette.middleware.base import RequestResponseEndpoint
 from starlette.middleware.opentelemetry import OpenTelemetryMiddleware
 
 from app.main import create_app
+from app.realtime.instruments import observing
+from app.realtime.messages import Member as RoomMember
+from app.realtime.messages import Message
 from app.settings import Settings, TelemetrySettings
 from app.telemetry import MAX_ATTRIBUTE_LENGTH, Metrics, Telemetry
+from tests.asgi import Call, http_scope
 from tests.collector import collecting
+from tests.members import open_house
 
 SECRET = "hunter2"
 TRACE_ID = "0af7651916cd43dd8448eb211c80319c"
 SPAN_ID = "b7ad6b7169203331"
 TRACES = "/application/telemetry/traces"
 METRICS = "/application/telemetry/metrics"
+REALTIME = (
+    "app_sockets_open",
+    "app_rooms_streams",
+    "app_rooms_open",
+    "app_sockets_deliveries_total",
+    "app_sockets_queued_total",
+    "app_sockets_too_slow_total",
+    "app_rooms_messages_total",
+    "app_rooms_gaps_total",
+    "app_rooms_lag_seconds",
+    "app_rooms_degraded",
+)
 
 Service = Callable[..., FastAPI]
 
@@ -433,6 +454,62 @@ def test_trap_a_raw_path_makes_a_series_for_each_path(recorded: TestClient) -> N
             client.get(f"/wp-admin/{number}")
     assert generate_latest(registry).count(b"requests_total{") == 20
     assert recorded.get(METRICS).text.count("http_server_request_duration_seconds_count{") == 1
+
+
+@pytest.mark.anyio
+async def test_the_metrics_tell_how_many_sockets_and_streams_are_open_and_what_goes_through_the_rooms(
+    service: Service,
+) -> None:
+    app = service("metrics")
+    async with open_house(app) as house:
+
+        def read(name: str) -> float:
+            assert house.state["telemetry"].metrics
+            text = house.state["telemetry"].metrics.text().decode()
+            [value] = re.findall(rf"^{name} (\S+)$", text, re.MULTILINE)
+            return float(value)
+
+        before = [read(name) for name in REALTIME]
+        assert before == [0.0] * len(REALTIME)
+        ada = await house.join("kitchen", "ada")
+        await house.join("kitchen", "bob")
+        scope = http_scope(
+            "/rooms/kitchen/events", headers=[(b"authorization", f"Bearer {house.token('eve')}".encode())]
+        )
+        scope["state"] = dict(house.state)
+        stream = Call(app, scope)
+        streaming = asyncio.create_task(stream.run())
+        await stream.until_sent(2)
+        ada.say("Tea?")
+        await ada.next_of("message")
+        local = house.state["hub"].local
+        local.lost("kitchen")
+        local.degraded(True)
+        sent_at = datetime.now(UTC) - timedelta(seconds=7)
+        sender = RoomMember.model_validate(ada.received[0]["you"])
+        local.posted("kitchen", Message(id="1-1", sender=sender, text="late", sent_at=sent_at))
+        traffic = house.state["connections"].traffic
+        traffic.queued, traffic.too_slow = 2, 1
+        open_sockets, streams, rooms, deliveries, queued, too_slow, messages, gaps, lag, degraded = (
+            read(name) for name in REALTIME
+        )
+        assert (open_sockets, streams, rooms) == (2, 1, 1)
+        assert deliveries == traffic.delivered >= 6
+        assert (queued, too_slow, messages, gaps, degraded) == (2, 1, 2, 1, 1)
+        assert 7 <= lag < 8
+        stream.leave()
+        await streaming
+
+
+def test_trap_an_instrument_that_is_made_a_second_time_reads_what_the_first_was_given() -> None:
+    reader = InMemoryMetricReader()
+    meter = MeterProvider([reader], shutdown_on_exit=False).get_meter("app")
+    for number in (1, 2):
+        meter.create_observable_gauge("app.open", [observing(partial(int, number))])
+    data = reader.get_metrics_data()
+    assert data
+    [metric] = data.resource_metrics[0].scope_metrics[0].metrics
+    assert [point.value for point in metric.data.data_points if isinstance(point, NumberDataPoint)] == [1]
 
 
 def test_trap_the_usual_registry_is_the_processs() -> None:
