@@ -6,8 +6,8 @@ Whoever takes a page into another app takes these with it.
 import ast
 import inspect
 import re
-import sys
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import Annotated, get_args, get_origin
@@ -50,7 +50,7 @@ def supporting_files(module: ModuleType) -> list[SourceFile]:
 def _imports(module: ModuleType) -> Iterator[ModuleType]:
     for node in ast.walk(ast.parse(inspect.getsource(module))):
         if isinstance(node, ast.ImportFrom) and node.module and node.module.partition(".")[0] == "app":
-            source = sys.modules[node.module]
+            source = import_module(node.module)  # not loaded yet, if it is imported where it is used
             for alias in node.names:
                 thing = getattr(source, alias.name)
                 if inspect.ismodule(thing):
@@ -60,7 +60,7 @@ def _imports(module: ModuleType) -> Iterator[ModuleType]:
                 if node.module == "app.dependencies" and get_origin(thing) is Annotated:
                     home = getattr(get_args(thing)[0], "__module__", "")
                     if home.startswith("app."):
-                        yield sys.modules[home]
+                        yield import_module(home)
 
 
 def _described(module: ModuleType) -> SourceFile:
