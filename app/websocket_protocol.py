@@ -141,7 +141,6 @@ class MendedSansIOProtocol(WebSocketsSansIOProtocol):
         self.transport.write(b"".join(self.conn.data_to_send()))
 
     async def send(self, message: ASGISendEvent) -> None:
-        await self.writable.wait()
         if self.handshake_complete and self.transport.is_closing():
             raise ClientDisconnected
         await super().send(message)

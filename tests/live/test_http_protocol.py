@@ -4,6 +4,7 @@ import asyncio
 from pathlib import Path
 
 import pytest
+from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.types import Receive, Scope, Send
 
@@ -74,6 +75,27 @@ async def test_an_answer_may_take_longer_than_a_head_also_with_the_next_head_beg
     async with connected(http=OURS, head="", app=slow) as wire:
         await wire.send(GET + b"GET / HT")
         assert (await wire.read_until(b"")).endswith(b"hello")
+
+
+async def test_a_connection_that_is_lost_keeps_no_timer() -> None:
+    async with connected(http=OURS, head="GET", app=hello) as wire:
+        await wire.until(lambda: bool(wire.protocol._deadline))
+        protocol = wire.protocol
+        wire.peer.close()
+        await wire.until(lambda: protocol._deadline is None)
+
+
+async def test_a_body_is_no_head() -> None:
+    async def measure(scope: Scope, receive: Receive, send: Send) -> None:
+        size = len(await Request(scope, receive).body())
+        await PlainTextResponse(f"{size} bytes")(scope, receive, send)
+
+    async with connected(
+        http=OURS, head="POST / HTTP/1.1\r\nContent-Length: 400000\r\n\r\n", app=measure
+    ) as wire:
+        for _ in range(4):
+            await wire.send(b"x" * 100_000)
+        assert (await wire.read_until(b" bytes")).endswith(b"400000 bytes")
 
 
 async def test_requests_that_come_in_pieces_and_together_are_answered() -> None:

@@ -107,8 +107,11 @@ async def unsent_pongs(wire: Wire) -> int:
 async def test_a_peer_that_pings_and_does_not_read_fills_nothing_and_is_answered_when_it_reads() -> None:
     async with connected(OURS) as wire:
         assert await unsent_pongs(wire) < 100_000
+        conn = wire.protocol.conn
         await wire.send(frame(PING, b"the last"))
+        await wire.until(lambda: conn.latest_pong is not None and conn.latest_pong.data == b"the last")
         assert await wire.read_until(b"the last")
+        assert conn.latest_pong is None
 
 
 async def test_trap_a_peer_that_pings_and_does_not_read_fills_the_memory() -> None:

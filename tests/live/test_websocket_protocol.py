@@ -36,6 +36,7 @@ async def test_the_fragments_of_a_message_arrive_as_one() -> None:
                 frame(kind & FIRST, b"a\xc3") + frame(CONT & FIRST, b"\xa9") + frame(PING) + frame(CONT, b"b")
             )
             assert await wire.receive() == {"type": "websocket.receive", **expected}
+            assert not wire.protocol.fragments
 
 
 REFUSED = {
@@ -51,6 +52,7 @@ HANDSHAKES = pytest.mark.parametrize(("head", "status"), REFUSED.values(), ids=R
 async def test_a_handshake_that_cannot_be_is_answered_and_closed(head: str, status: bytes) -> None:
     async with connected(OURS, head) as wire:
         await wire.until(lambda: hasattr(wire.protocol, "conn"))
+        assert wire.protocol.transport.is_closing()
         wire.protocol.shutdown()
         answer = await wire.read_until(b"")
         assert answer.split(b" ")[1] == status
