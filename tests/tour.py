@@ -377,6 +377,19 @@ def rooms(tour: Tour, bearer: dict[str, str]) -> None:
         print(f"< {refused.response.status_code} before the handshake, for the ticket is used")
         tour.check(refused.response.status_code == 401, "401")
 
+    sent = {"ref": "b1", "text": "Said without a socket"}
+    ids = [
+        tour.call("POST", "/rooms/kitchen/messages", 201, json=sent, headers=bearer).json()["id"]
+        for _ in range(2)
+    ]
+    tour.check(ids[0] == ids[1], "one message, though it was posted twice")
+    headers = bearer | {"Last-Event-ID": "0-0"}
+    with tour.client.stream("GET", "/rooms/kitchen/events", headers=headers) as events:
+        print("> GET /rooms/kitchen/events")
+        heard = next(line for line in events.iter_lines() if line == f"id: {ids[0]}")
+        print(f"< {heard}")
+    tour.call("POST", "/rooms/kitchen/messages", 401, json=sent)
+
 
 def stop(tour: Tour) -> None:
     tour.heading("The end")
