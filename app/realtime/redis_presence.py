@@ -85,7 +85,7 @@ class Presence:
         """Says that this process lives. Whether it was alive to the others, and which others are."""
         self.next_beat = monotonic() + self._settings.heartbeat_seconds
         pipe = self._redis.pipeline(transaction=False)
-        pipe.eval(BEAT, 1, PROCESSES, self.process, self._silence)
+        pipe.eval(BEAT, 2, PROCESSES, PRESENCE, self.process, self._silence)
         rooms = list(self._here)
         for room in rooms:
             pipe.pexpire(members_of(room, self.process), self._silence)
@@ -101,8 +101,6 @@ class Presence:
         """Takes all members of this process away. Where it fails, the others find out by the silence."""
         pipe = self._redis.pipeline(transaction=False)
         pipe.zrem(PROCESSES, self.process)
-        for room in self._here:
-            pipe.delete(members_of(room, self.process))
         pipe.eval(APPEND, 1, PRESENCE, *self._event("gone"))
         await replies(pipe, self._settings.publish_timeout)
 

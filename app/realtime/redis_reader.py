@@ -69,6 +69,7 @@ class Reader:
         failures = 0
         while True:
             try:
+                await self._beat()
                 await self._catch_up()
                 failures = 0
                 self._set_degraded(False)
@@ -96,7 +97,6 @@ class Reader:
             self._listener.degraded(degraded)
 
     async def _catch_up(self) -> None:
-        await self._beat()
         pipe = self._redis.pipeline(transaction=False)
         pipe.xrevrange(PRESENCE, count=1)
         [newest] = await replies(pipe, self._settings.publish_timeout)

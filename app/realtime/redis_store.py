@@ -61,8 +61,9 @@ return id
 """
 
 BEAT = """
--- KEYS[1]: the processes, by when each was last heard of. ARGV: this one, and after how many milliseconds
--- of silence one counts as dead. Answers whether this one was alive, and all who are.
+-- KEYS: the processes, by when each was last heard of; the stream of presence, which ends with the last of
+-- them. ARGV: this one; the milliseconds of silence after which one counts as dead. Answers whether this one
+-- was alive, and all who are.
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local heard = redis.call('ZSCORE', KEYS[1], ARGV[1])
@@ -71,6 +72,7 @@ local was_alive = heard and tonumber(heard) > now - ARGV[2] and 1 or 0
 redis.call('ZADD', KEYS[1], now, ARGV[1])
 redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now - ARGV[2])
 redis.call('PEXPIRE', KEYS[1], ARGV[2])
+redis.call('PEXPIRE', KEYS[2], ARGV[2])
 return {was_alive, redis.call('ZRANGE', KEYS[1], 0, -1)}
 """
 

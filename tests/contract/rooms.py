@@ -14,7 +14,8 @@ from tests.redis import RedisServer
 LIMIT = 5.0
 """Seconds for any wait of a test."""
 
-SETTINGS = RoomSettings(history=5, publish_timeout=0.3, heartbeat_seconds=0.1)
+SETTINGS = RoomSettings(history=5, publish_timeout=1.0, heartbeat_seconds=0.2)
+HASTY = SETTINGS.model_copy(update={"publish_timeout": 0.2})
 
 ADA = Member(connection="ada-1", user="1", name="Ada")
 BOB = Member(connection="bob-1", user="2", name="Bob")
@@ -51,6 +52,14 @@ class Told:
     @property
     def texts(self) -> list[str]:
         return [event[3] for event in self.of("posted")]
+
+    @property
+    def elsewhere_now(self) -> set[Member]:
+        """Who is here in other processes, by all that was told. Of one room."""
+        here: set[Member] = set()
+        for kind, _, *members in self.of("elsewhere", "joined", "left"):
+            here = set(members) if kind == "elsewhere" else here ^ set(members)
+        return here
 
     async def until(self, condition: Callable[["Told"], bool]) -> None:
         async with asyncio.timeout(LIMIT):

@@ -2,15 +2,21 @@
 
 import asyncio
 from time import monotonic
+from typing import Any
 
 import pytest
 
-from app.realtime.messages import Member
+from app.realtime.messages import Member, Message
+from app.realtime.redis_backplane import open_redis_backplane
 from app.realtime.redis_presence import Presence
-from tests.contract.rooms import ADA, BOB, SETTINGS, process, say
+from app.realtime.redis_store import PRESENCE, connect, members_of
+from tests.contract.rooms import ADA, BOB, LIMIT, SETTINGS, Told, process, say
 from tests.redis import RedisServer
 
 pytestmark = pytest.mark.anyio
+
+QUICK = SETTINGS.model_copy(update={"heartbeat_seconds": 0.1})
+SLOW = SETTINGS.model_copy(update={"publish_timeout": 2.0, "heartbeat_seconds": 10.0})
 
 
 async def say_nothing(self: Presence) -> None:
@@ -42,6 +48,9 @@ async def test_who_comes_and_goes_is_told_in_the_other_processes_only(server: Re
             ("left", "r", ADA),
         ]
         assert not told_one.of("joined", "left")
+        one.announce("r", ADA, here=True)
+        await told_two.until(lambda told: len(told.of("joined")) == 3)
+        assert one._presence._told == {("r", BOB.connection), ("r", ADA.connection)}
 
 
 async def test_who_was_here_before_is_told_when_a_room_is_opened(server: RedisServer) -> None:
@@ -70,15 +79,13 @@ async def test_nobody_is_missed_who_comes_while_a_room_is_opened(server: RedisSe
             if number == 30:
                 opening = asyncio.create_task(two.open("r"))
         await opening
-        await told.until(
-            lambda told: {m for e in told.of("elsewhere", "joined") for m in e[2:]} == set(members)
-        )
+        await told.until(lambda told: told.elsewhere_now == set(members))
         assert len(told.of("elsewhere", "joined")) + len(told.of("elsewhere")[0]) - 3 == len(members)
 
 
-async def test_the_members_of_a_process_that_ends_have_left(server: RedisServer) -> None:
-    async with process(server, "r") as (_, told):
-        async with process(server, "r") as (one, _):
+async def test_the_members_of_a_process_that_ends_have_left_at_once(server: RedisServer) -> None:
+    async with process(server, "r", settings=SLOW) as (_, told):
+        async with process(server, "r", settings=SLOW) as (one, _):
             one.announce("r", ADA, here=True)
             await told.until_told("joined", "r", ADA)
         await told.until_told("left", "r", ADA)
@@ -89,13 +96,130 @@ async def test_the_members_of_a_process_that_ends_have_left(server: RedisServer)
 async def test_the_members_of_a_process_that_dies_have_left_after_three_heartbeats(
     server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with process(server, "r") as (_, told):
-        async with process(server, "r") as (one, _):
+    async with process(server, "r", settings=QUICK) as (_, told):
+        async with process(server, "r", settings=QUICK) as (one, _):
             one.announce("r", ADA, here=True)
             await told.until_told("joined", "r", ADA)
             monkeypatch.setattr(Presence, "say_goodbye", say_nothing)
         died = monotonic()
         await told.until_told("left", "r", ADA)
         assert 0.1 < monotonic() - died < 1
-        async with process(server, "r") as (_, told_later):
+        async with process(server, "r", settings=QUICK) as (_, told_later):
             assert told_later.events == [("elsewhere", "r")]
+
+
+async def test_a_process_that_was_taken_for_dead_announces_its_members_again(server: RedisServer) -> None:
+    sluggish = QUICK.model_copy(update={"heartbeat_seconds": 5 * QUICK.heartbeat_seconds})
+    async with (
+        process(server, "r", settings=sluggish) as (one, _),
+        process(server, "r", settings=QUICK) as (_, told),
+    ):
+        one.announce("r", ADA, here=True)
+        await told.until(lambda told: len(told.of("joined", "left")) == 3)
+        assert [event[0] for event in told.of("joined", "left")] == ["joined", "left", "joined"]
+
+
+async def test_after_an_outage_the_others_have_one_heartbeat_to_come_back(
+    server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with process(server, "r", settings=QUICK) as (_, told):
+        async with process(server, "r", settings=QUICK) as (one, _):
+            one.announce("r", ADA, here=True)
+            await told.until_told("joined", "r", ADA)
+            monkeypatch.setattr(Presence, "say_goodbye", say_nothing)
+        told.events.clear()
+        server.command("FLUSHALL")
+        await told.until_told("left", "r", ADA)
+        assert told.events == [("elsewhere", "r", ADA), ("left", "r", ADA)]
+
+
+async def test_what_was_missed_of_who_comes_and_goes_is_looked_up(server: RedisServer) -> None:
+    async with (
+        process(server, "r", settings=SLOW) as (one, _),
+        process(server, "r", settings=SLOW) as (_, told),
+    ):
+        async with connect(server.url, 1, LIMIT) as redis:
+            # Bob comes, and the event of it is gone from the stream when the others read on.
+            here = members_of("r", one._presence.process)
+            await redis.hset(here, BOB.connection, BOB.model_dump_json())
+            event: Any = dict.fromkeys(("process", "kind", "room", "connection", "member"), "")
+            await redis.xadd(PRESENCE, {**event, "before": "1-1"})
+        await told.until(lambda told: told.elsewhere_now == {BOB})
+
+
+async def test_what_redis_has_forgotten_of_who_is_here_is_told_again(server: RedisServer) -> None:
+    async with process(server, "r") as (one, _), process(server, "r") as (_, told):
+        one.announce("r", ADA, here=True)
+        await told.until_told("joined", "r", ADA)
+        async with connect(server.url, 1, LIMIT) as redis:
+            here = members_of("r", one._presence.process)
+            await redis.hset(here, BOB.connection, BOB.model_dump_json())
+            await redis.hdel(here, ADA.connection)
+        async with process(server, "r") as (_, told_later):
+            await told_later.until(lambda told: told.elsewhere_now == {ADA})
+
+
+async def test_a_room_is_opened_at_once_though_nobody_says_anything(server: RedisServer) -> None:
+    async with process(server, settings=SLOW) as (one, _):
+        started = monotonic()
+        await one.open("r")
+        assert monotonic() - started < SLOW.publish_timeout / 2
+
+
+async def test_a_room_that_is_closed_amid_many_messages_is_told_no_more(server: RedisServer) -> None:
+    async with process(server, "r") as (one, told):
+
+        class Closing(Told):
+            def posted(self, room: str, message: Message) -> None:
+                super().posted(room, message)
+                if len(self.texts) == 2:
+                    two.close("r")
+
+        closing = Closing()
+        async with open_redis_backplane(server.url, SETTINGS, closing) as two:
+            await two.open("r")
+            await asyncio.gather(*(say(one, text) for text in "12345"))
+            await told.until(lambda told: len(told.texts) == 5)
+            await two.open("s")
+            assert closing.texts == told.texts[:2]
+
+
+async def test_the_receivers_have_a_turn_between_two_messages(server: RedisServer) -> None:
+    settings = SETTINGS.model_copy(update={"history": 100})
+    turns: list[int] = [0]
+
+    class Counting(Told):
+        def posted(self, room: str, message: Message) -> None:
+            super().posted(room, message)
+            turns.append(0)
+
+    async def receive() -> None:
+        while True:
+            turns[-1] += 1
+            await asyncio.sleep(0)
+
+    told = Counting()
+    async with open_redis_backplane(server.url, settings, told) as one:
+        await one.open("r")
+        receiver = asyncio.create_task(receive())
+        await asyncio.gather(*(say(one, str(number)) for number in range(50)))
+        await told.until(lambda told: len(told.texts) == 50)
+        receiver.cancel()
+    assert all(turns[1:-1])
+
+
+async def test_nothing_stays_for_ever_and_the_stream_of_presence_is_bounded(
+    server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.realtime.redis_presence.MAX_PRESENCE_EVENTS", 100)
+    members = [Member(connection=f"c{n}", user="1", name="Ada") for n in range(500)]
+    async with process(server, "r") as (one, _), process(server, "r") as (_, told):
+        for member in members:
+            one.announce("r", member, here=True)
+        await say(one, "1")
+        await told.until(lambda told: told.elsewhere_now == set(members))
+        async with connect(server.url, 1, LIMIT) as redis:
+            keys = [key async for key in redis.scan_iter()]
+            assert len(keys) == 6
+            assert all([await redis.pttl(key) > 0 for key in keys])
+            assert await redis.xlen(PRESENCE) < 300

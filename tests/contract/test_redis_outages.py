@@ -12,7 +12,7 @@ from app.realtime.backplane import Unavailable, key_of
 from app.realtime.messages import BEGINNING
 from app.realtime.redis_backplane import MAX_REQUESTS, open_redis_backplane
 from app.realtime.redis_store import messages_of
-from tests.contract.rooms import ADA, LIMIT, SETTINGS, Told, process, say
+from tests.contract.rooms import ADA, BOB, HASTY, LIMIT, SETTINGS, Told, process, say
 from tests.redis import RedisServer
 
 pytestmark = pytest.mark.anyio
@@ -34,6 +34,9 @@ async def test_a_server_that_is_restarted_costs_no_message_and_brings_none_twice
             await told.until_told(*DEGRADED)
         with pytest.raises(Unavailable):
             await say(one, "meanwhile")
+        for here in (True, False, True, False):
+            one.announce("r", BOB, here=here)
+        assert not one._presence._untold  # of who comes and goes meanwhile, nothing is left to tell
         lasting.start()
         for told in (told_one, told_two):
             await told.until_told(*OK)
@@ -64,8 +67,7 @@ async def test_a_server_that_has_lost_everything_is_told_as_lost_and_presence_co
             await told.until(lambda told: told.texts == ["before", "after"])
             assert told.of("lost") == [("lost", "r")]
         async with process(lasting, "r") as (_, told_later):
-            if told_later.of("elsewhere") != [("elsewhere", "r", ADA)]:
-                await told_later.until_told("joined", "r", ADA)
+            await told_later.until(lambda told: told.elsewhere_now == {ADA})
         assert not told_two.of("left")
 
 
@@ -95,7 +97,7 @@ async def test_an_emptied_server_whose_clock_was_put_back_is_followed_again(serv
 
 
 async def test_a_server_that_hangs_holds_up_nobody_for_longer_than_the_limit(server: RedisServer) -> None:
-    async with process(server, "r") as (one, told):
+    async with process(server, "r", settings=HASTY) as (one, told):
         server.freeze()
         try:
             started = monotonic()
@@ -107,7 +109,7 @@ async def test_a_server_that_hangs_holds_up_nobody_for_longer_than_the_limit(ser
                 return_exceptions=True,
             )
             assert {type(result) for result in results} == {Unavailable}
-            assert monotonic() - started < SETTINGS.publish_timeout + 0.2
+            assert monotonic() - started < HASTY.publish_timeout + 0.2
             await told.until_told(*DEGRADED)
             started = monotonic()
             with pytest.raises(Unavailable):
@@ -119,6 +121,41 @@ async def test_a_server_that_hangs_holds_up_nobody_for_longer_than_the_limit(ser
         # Each was posted once or not at all; sent again, each is there once.
         ids = await asyncio.gather(*(one.post("r", ADA, f"{n}", "text") for n in range(3 * MAX_REQUESTS)))
         assert len(set(ids)) == 3 * MAX_REQUESTS
+
+
+async def test_what_could_not_be_told_is_told_later(server: RedisServer) -> None:
+    async with (
+        process(server, "r", settings=HASTY) as (one, _),
+        process(server, "r", settings=HASTY) as (_, told),
+    ):
+        one.announce("r", ADA, here=True)
+        await told.until_told("joined", "r", ADA)
+        server.freeze()
+        try:
+            one.announce("r", ADA, here=False)
+            one.announce("r", BOB, here=True)
+            await told.until_told(*DEGRADED)
+        finally:
+            server.thaw()
+        await told.until_told(*OK)
+        await told.until(lambda told: told.elsewhere_now == {BOB})
+
+
+async def test_a_room_that_could_not_be_opened_is_not_told(server: RedisServer) -> None:
+    async with process(server, settings=HASTY) as (one, told):
+        server.freeze()
+        try:
+            with pytest.raises(Unavailable):
+                await one.open("r")
+            await told.until_told(*DEGRADED)
+        finally:
+            server.thaw()
+        await told.until_told(*OK)
+        await say(one, "unheard")
+        await one.open("s")
+        await say(one, "heard", room="s")
+        await told.until(lambda told: bool(told.texts))
+        assert told.texts == ["heard"]
 
 
 async def test_a_server_that_may_not_write_is_degraded_until_it_may(server: RedisServer) -> None:
