@@ -41,7 +41,7 @@ class Traffic:
     queued = 0
     """Those that had to wait in an outbox."""
     too_slow = 0
-    """Sockets that were closed with 1013."""
+    """Sockets that were closed with 1013, and streams of rooms that were ended for the same reason."""
 
 
 class Connection:

@@ -25,7 +25,7 @@ def observe(meter: Meter, connections: ConnectionManager, hub: Hub) -> None:
     totals: list[tuple[str, str, str, Read]] = [
         ("app.sockets.deliveries", "{message}", "Messages to one socket each", lambda: traffic.delivered),
         ("app.sockets.queued", "{message}", "Those of them that had to wait", lambda: traffic.queued),
-        ("app.sockets.too_slow", "{socket}", "Sockets that were closed with 1013", lambda: traffic.too_slow),
+        ("app.connections.too_slow", "{connection}", "Ended as too slow", lambda: traffic.too_slow),
         ("app.rooms.messages", "{message}", "Messages in rooms that were open here", lambda: counts.messages),
         ("app.rooms.gaps", "{gap}", "Times that messages could not be told here", lambda: counts.gaps),
     ]

@@ -76,6 +76,7 @@ from pydantic import BaseModel
 from app.dependencies import ConnectionsDep, HubDep, SettingsDep, SocketUserDep
 from app.errors import ServiceUnavailable, TooManyRequests
 from app.realtime.backplane import RoomBusy, Unavailable
+from app.realtime.connection import Traffic
 from app.realtime.hub import Visit
 from app.realtime.local_rooms import Event
 from app.realtime.messages import After, MessageId, NewMessage, RoomName
@@ -95,14 +96,16 @@ class Posted(BaseModel):
 class StreamOutlet:
     """What a follower is still to be sent. Nobody waits for it, and it has a limit."""
 
-    def __init__(self, size: int, first: bytes) -> None:
+    def __init__(self, size: int, first: bytes, traffic: Traffic) -> None:
         self._size = size
+        self._traffic = traffic
         self._waiting: asyncio.Queue[bytes] = asyncio.Queue(size + 2)  # with the first and the goodbye
         self._waiting.put_nowait(first)
         self._ended = False
 
     def put(self, event: Event) -> bool:
         if not self._ended and self._waiting.qsize() >= self._size:
+            self._traffic.too_slow += 1
             self.end("The stream was read too slowly.")
         if self._ended:
             return False
@@ -156,7 +159,7 @@ async def open_stream(
         connected = format_sse_event(
             comment="connected", id=seen or visit.last_id, retry=RETRY_SECONDS * 1_000
         )
-        outlet = StreamOutlet(settings.rooms.stream_queue_size, connected)
+        outlet = StreamOutlet(settings.rooms.stream_queue_size, connected, connections.traffic)
         with connections.admit(request, outlet):
             # Beside the stream, for the history waits until what was sent of it is read.
             telling = asyncio.create_task(tell(visit, outlet, seen))

@@ -52,7 +52,7 @@ REALTIME = (
     "app_rooms_open",
     "app_sockets_deliveries_total",
     "app_sockets_queued_total",
-    "app_sockets_too_slow_total",
+    "app_connections_too_slow_total",
     "app_rooms_messages_total",
     "app_rooms_gaps_total",
     "app_rooms_lag_seconds",

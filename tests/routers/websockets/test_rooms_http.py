@@ -315,6 +315,7 @@ async def test_a_follower_that_reads_too_slowly_finds_its_stream_ended_and_delay
                 assert (await eve.next_of("message"))["id"] == ids[-1]
             bob.call.reads.set()
             assert await bob.to_the_end() == "The stream was read too slowly."
+            assert house.state["connections"].traffic.too_slow == 1
             seen = [event["id"] for event in bob.received if event.get("event") == "message"]
             # One chunk was under way, and then as many waited as may.
             assert 10 <= len(seen) < 15 and seen == ids[: len(seen)]
