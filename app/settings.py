@@ -296,8 +296,8 @@ class Settings(BaseSettings):
     ws_messages_per_second: Annotated[
         PositiveInt,
         _setting(
-            "messages of one socket, averaged over ten seconds; more closes 1008. So many may one user post by "
-            "HTTP; more are refused with 429"
+            "messages of one socket, averaged over ten seconds; more closes 1008. As many of one user "
+            "by HTTP; more are refused with 429"
         ),
     ] = 20
     ws_queue_size: Annotated[
