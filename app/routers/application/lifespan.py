@@ -2,10 +2,10 @@
 
 The lifespan opens the log, the database and the rest, hands them to the endpoints, and closes them when
 the server stops. Use it for everything that is made once and used by many requests. `GET /health` says
-that the process answers; `GET /ready` tries what it needs to do its work: the database and the folder
-of uploads, and not the mail server, for mail waits when that is away. An orchestrator restarts a
-process that is not healthy, and sends no requests to one that is not ready: so a database that is away
-must not make `/health` fail.
+that the process answers; `GET /ready` tries what it needs to do its work: the database, the folder of
+uploads, and Redis where the rooms use it; not the mail server, for mail waits when that is away. An
+orchestrator restarts a process that is not healthy, and sends no requests to one that is not ready: so a
+database that is away must not make `/health` fail.
 
 It is `app/lifespan.py`. Every resource is a context manager entered on one `AsyncExitStack`. When one
 fails to open, those before it are closed in reverse order and the process ends with an error, which is
@@ -32,6 +32,7 @@ globals are shared too, but by every app of the process, so one test meets the l
 - A database that fails makes it not ready, without a word of why.
 - A database that hangs makes it not ready in time.
 - A folder that cannot be written makes it not ready.
+- Redis is one of the engines where it is used.
 - When a resource fails to open, those before it are closed in reverse order.
 - A start that fails ends the process with an error.
 - Two apps of one process share nothing but the log.
@@ -61,6 +62,7 @@ from app.database.models import User
 from app.database.session import SessionMaker
 from app.dependencies import StateDep
 from app.errors import ServiceUnavailable
+from app.realtime.backplane import Unavailable
 
 logger = logging.getLogger("app.ready")
 
@@ -89,6 +91,8 @@ async def ready(state: StateDep) -> Ready:
         "database": read_a_row(state["sessions"]),
         "uploads": asyncio.to_thread(write_a_file, state["settings"].uploads_dir),
     }
+    if state["settings"].redis_url:
+        checks["redis"] = state["hub"].backplane.check()
     seconds = state["settings"].ready_timeout
     results = await asyncio.gather(*(answers_in_time(*check, seconds) for check in checks.items()))
     failed = [name for name, answers in zip(checks, results, strict=True) if not answers]
@@ -101,7 +105,7 @@ async def answers_in_time(name: str, check: Awaitable[None], seconds: float) -> 
     try:
         async with asyncio.timeout(seconds):
             await check
-    except (OSError, TimeoutError, SQLAlchemyError) as exc:
+    except (OSError, TimeoutError, SQLAlchemyError, Unavailable) as exc:
         # The reason is for us: an address or a path has no place in an answer anybody can ask for.
         logger.warning("%s does not answer: %s", name, exc)
         return False

@@ -20,6 +20,7 @@ from app.database.session import SessionMaker
 from app.logs import QueueingHandler
 from app.main import create_app
 from app.settings import Settings
+from tests.redis import redis_server
 
 ROOT = Path(__file__).parent.parent.parent.parent
 
@@ -93,6 +94,17 @@ def test_a_folder_that_cannot_be_written_makes_it_not_ready(client: TestClient, 
     settings.uploads_dir.rename(settings.uploads_dir.with_name("moved"))
     answer = client.get("/ready")
     assert (answer.status_code, answer.json()["detail"]) == (503, "Not ready: uploads.")
+
+
+def test_redis_is_one_of_the_engines_where_it_is_used(settings: Settings, tmp_path: Path) -> None:
+    with redis_server(tmp_path) as server:
+        settings = settings.model_copy(update={"redis_url": server.url})
+        with TestClient(create_app(settings)) as client:
+            assert client.get("/ready").json()["engines"] == ["database", "uploads", "redis"]
+            server.stop()
+            answer = client.get("/ready")
+            assert (answer.status_code, answer.json()["detail"]) == (503, "Not ready: redis.")
+            assert client.get("/health").status_code == 200
 
 
 @pytest.mark.anyio
