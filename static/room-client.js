@@ -29,11 +29,6 @@ function pauseBefore(/** @type {number} */ attempt) {
   return Math.random() * Math.min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** attempt);
 }
 
-/** `crypto.randomUUID` would do, but pages without https do not have it. */
-function randomRef() {
-  return crypto.getRandomValues(new Uint32Array(4)).join("-");
-}
-
 /**
  * Its events have their news as `detail`: `state` (`{state, pause}`), `here`, and what the room sends: `message`,
  * `joined`, `left`, `gap` (load anew what messages have changed) and `service`.
@@ -79,8 +74,9 @@ export class RoomClient extends EventTarget {
     if (length < 1 || length > MAX_TEXT_LENGTH) throw new RangeError(`1 to ${MAX_TEXT_LENGTH} characters, please.`);
     if (this.state === "closed") throw new Error("The room is closed.");
     if (this.#unsaid.length >= MAX_UNSAID) throw new Error("Too many messages wait to be sent.");
+    const ref = crypto.getRandomValues(new Uint32Array(4)).join("-"); // `randomUUID` is missing without https
     return new Promise((/** @type {(id: string) => void} */ resolve, reject) => {
-      this.#unsaid.push({ ref: randomRef(), text, resolve, reject });
+      this.#unsaid.push({ ref, text, resolve, reject });
       if (this.#unsaid.length === 1) this.#sendFirst();
     });
   }

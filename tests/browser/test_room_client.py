@@ -95,6 +95,8 @@ def test_without_a_ticket_there_is_no_loop(room: Room, status: int) -> None:
     assert room("asked") == 2
     room('answer = () => new Response(\'{"ticket": "new"}\'), room.connect()')
     room.until("last().url.includes('ticket=new')")
+    room("end(1006)")
+    assert room("states.at(-1).pause") == 500
 
 
 @pytest.mark.parametrize(
@@ -125,9 +127,11 @@ def test_one_message_is_under_way_at_a_time_and_the_order_is_kept(room: Room) ->
     room.wait(0.6)
     assert room("says().map(({text}) => text)") == ["one", "one"]
     assert room("says()[0].ref === says()[1].ref")
-    room("for (let n = 1; n < 5; n++) hear('accepted', {ref: says().at(-1).ref, id: `6-${n}`})")
-    assert room("says().slice(2).map(({text}) => text)") == ["two", "three", "four"]
-    assert room("said") == ["6-1", "6-2", "6-3", "6-4"]
+    room("hear('accepted', {ref: says()[0].ref, id: '6-0'}), hear('refused', {ref: says()[2].ref})")
+    room.wait(0.6)  # pauses grow with each refusal, and begin anew
+    room("for (let n = 1; n < 4; n++) hear('accepted', {ref: says().at(-1).ref, id: `6-${n}`})")
+    assert room("says().slice(2).map(({text}) => text)") == ["two", "two", "three", "four"]
+    assert room("said") == ["6-0", "6-1", "6-2", "6-3"]
     assert room("new Set(says().map(({ref}) => ref)).size") == 4
 
 
