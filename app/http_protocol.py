@@ -8,7 +8,8 @@ are all that `--limit-concurrency 1000` lets in. A head of any size is collected
 `tests/live/test_http_protocol.py` shows both. When uvicorn has such limits of its own, delete this file.
 """
 
-from asyncio import TimerHandle, Transport
+from asyncio import TimerHandle
+from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
@@ -23,7 +24,7 @@ class HttpProtocol(HttpToolsProtocol):
     """Bytes, of a head that is not complete."""
     _deadline: TimerHandle | None = None
 
-    def connection_made(self, transport: Transport) -> None:  # type: ignore[override]
+    def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
         self._limit_time()
 
