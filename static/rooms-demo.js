@@ -100,7 +100,7 @@ function show(section, room) {
       people.textContent = names.sort().join(", ");
     });
     client.addEventListener("message", ({ detail }) => item(messages, "", name(detail.sender.name), ` ${detail.text}`));
-    client.addEventListener("gap", () => item(messages, "notice", "Messages are missing here: the service has forgotten them."));
+    client.addEventListener("gap", () => item(messages, "notice", "Messages may be missing here: the service does not remember them."));
     client.addEventListener("service", ({ detail }) =>
       item(messages, "notice", detail.state === "ok" ? "The service is well again." : "The service is degraded."));
   }

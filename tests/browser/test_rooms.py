@@ -12,7 +12,7 @@ from tests.redis import redis_server
 from tests.server import Server, serve
 
 HOSTILE = "<img src=x onerror=alert(1)>"
-GAP = "Messages are missing here: the service has forgotten them."
+GAP = "Messages may be missing here: the service does not remember them."
 AWAY = ("net::ERR_CONNECTION_REFUSED", "WebSocket connection to")
 """What a browser itself says of a service that is not there."""
 
