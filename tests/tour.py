@@ -386,8 +386,7 @@ def rooms(tour: Tour, bearer: dict[str, str]) -> None:
     headers = bearer | {"Last-Event-ID": "0-0"}
     with tour.client.stream("GET", "/rooms/kitchen/events", headers=headers) as events:
         print("> GET /rooms/kitchen/events")
-        heard = next(line for line in events.iter_lines() if line == f"id: {ids[0]}")
-        print(f"< {heard}")
+        print("<", next(line for line in events.iter_lines() if line == f"id: {ids[0]}"))
     tour.call("POST", "/rooms/kitchen/messages", 401, json=sent)
 
 
