@@ -32,18 +32,23 @@ async def open_database(url: str) -> AsyncIterator[SessionMaker]:
     parsed = make_url(url)
     # hide_parameters: an error in the log names the statement, not the values of a user.
     engine = create_async_engine(parsed, pool_pre_ping=True, hide_parameters=True)
-    if parsed.get_backend_name() == "sqlite":
+    is_sqlite = parsed.get_backend_name() == "sqlite"
+    if is_sqlite:
         if parsed.database and parsed.database != ":memory:":
             Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
         event.listen(engine.sync_engine, "connect", _set_pragmas)
     try:
-        async with engine.begin() as connection:
-            await connection.run_sync(Base.metadata.create_all)
         # By default a closed session opens again when it is used, and nobody closes it then. Ours raises.
         sessions = async_sessionmaker(engine, expire_on_commit=False, close_resets_only=False)
-        async with sessions.begin() as session:
-            if not await session.scalar(select(func.count()).select_from(User)):
-                seed(session)
+        async with engine.begin() as connection:
+            if is_sqlite:
+                # Of several workers that start at once, one makes all of it; the others find it made.
+                await connection.exec_driver_sql("BEGIN IMMEDIATE")
+            await connection.run_sync(Base.metadata.create_all)
+            async with sessions(bind=connection) as session:
+                if not await session.scalar(select(func.count()).select_from(User)):
+                    seed(session)
+                    await session.flush()
         yield sessions
     finally:
         await engine.dispose()
