@@ -18,11 +18,13 @@ All is JSON, told apart by `type`; `app/realtime/messages.py` has the models, `/
 An id stands for a place in the history. Who comes back says `?after=` with the last one it saw, and gets
 the rest, each message once, before the live ones. If some are forgotten (`APP_ROOMS__HISTORY`), a `gap` says
 so. Two sockets of one user are two connections with one identity. Order is kept for each sender; a client
-that is refused sends one message at a time to keep it.
+that is refused sends one message at a time to keep it. Whoever is logged in may enter every room: who may is
+yours to decide, before `hub.visit`.
 
 `app/realtime/hub.py` has the rooms, over one process or many: `app/realtime/backplane.py` says what is behind
 them, in memory or, with `APP_REDIS_URL`, in Redis Streams. When Redis is away, all are told
-`service: degraded`; nothing can be said, nobody is cut off, and what was said comes when it is back.
+`service: degraded`; nothing can be said, nobody is cut off, and what was said comes when it is back. A process
+that is killed says no goodbye; the others see by its silence that its members are gone.
 
 [Two clients in one page](/rooms) let you try it. It is made of `static/room-client.js`, a module to copy as
 it is: it gets a ticket for each connection, comes back after a random pause that grows, with the last id it
@@ -35,9 +37,9 @@ last id.
 ## The trap
 
 A room in a variable of one process: with `--workers 4` three of four members never hear of it. Redis pub/sub
-instead forgets whatever is sent while one is away for a second. History and live messages from two sources
-lose what is said between the two, or send it twice. An answer that never came is sent again, and is said
-twice. And who is in a room is not known from what its sockets did: a process that is killed says no goodbye.
+instead forgets whatever is sent while one is away for a second, and without `retry` it hears nothing ever
+after. History and live messages from two sources lose what is said between the two. And what is sent again,
+because its answer was lost, is said twice.
 
 ## What is proven
 

@@ -1,16 +1,23 @@
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 from fastapi import FastAPI
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import ExponentialBackoff
+from starlette.types import Message
 
 from app.main import create_app
 from app.realtime.messages import BEGINNING, MAX_TEXT_LENGTH
 from app.settings import Settings
+from tests.live.traps import create_tutorial
 from tests.members import House, Member, open_house
-from tests.sockets import LIMIT
+from tests.redis import redis_server
+from tests.sockets import LIMIT, Peer
 
 pytestmark = pytest.mark.anyio
 
@@ -25,7 +32,7 @@ def limited(settings: Settings, **limits: Any) -> FastAPI:
     return create_app(settings.model_copy(update={"rooms": settings.rooms.model_copy(update=limits)}))
 
 
-def problem(answer: list[dict[str, Any]]) -> tuple[int, dict[str, Any]]:
+def problem(answer: Sequence[Message]) -> tuple[int, dict[str, Any]]:
     start, body = answer
     return start["status"], json.loads(body["body"])
 
@@ -220,3 +227,29 @@ async def test_trap_history_and_live_messages_from_two_sources_lose_what_is_said
     async with asyncio.timeout(LIMIT):
         await joining
     assert "between" not in received
+
+
+async def test_trap_a_message_that_is_sent_again_after_a_lost_answer_is_said_twice() -> None:
+    tutorial = create_tutorial()
+    async with Peer(tutorial, "/chat") as bob, Peer(tutorial, "/chat") as ada:
+        ada.send("Tea?")
+        assert await bob.text() == "User said: Tea?"
+        ada.leave()  # before it has read that
+        async with Peer(tutorial, "/chat") as again:
+            again.send("Tea?")
+            assert await bob.text() == "User said: Tea?"
+
+
+async def test_trap_redis_pub_sub_forgets_what_is_sent_while_one_is_away(tmp_path: Path) -> None:
+    with redis_server(tmp_path) as server:
+        # Without `retry` the listener ends with the connection, and hears nothing ever after.
+        retry = Retry(ExponentialBackoff(cap=0.1, base=0.01), 10)
+        redis = Redis.from_url(server.url.get_secret_value(), decode_responses=True, retry=retry)
+        async with redis, redis.pubsub() as bob, asyncio.timeout(LIMIT):
+            await bob.subscribe("kitchen")
+            assert (await anext(bob.listen()))["type"] == "subscribe"
+            await redis.client_kill_filter(_type="pubsub")  # as a cut of the network does
+            await redis.publish("kitchen", "Tea?")
+            assert (await anext(bob.listen()))["type"] == "subscribe"  # it is back by itself
+            await redis.publish("kitchen", "Nobody?")
+            assert (await anext(bob.listen()))["data"] == "Nobody?"
