@@ -9,7 +9,7 @@ All is JSON, told apart by `type`; `app/realtime/messages.py` has the models, `/
 | you send | you get |
 |---|---|
 | | `welcome` with who you are and who is here, then `joined`, also for yourself |
-| `{"type": "say", "ref": "a1", "text": "Hello"}` | `accepted` with the `ref` and the id; the `message`, as all |
+| `{"type": "say", "ref": "a1", "text": "Hello"}` | `accepted` with `ref` and id; the `message`, as all |
 | the same `ref` again | the same id: it is not said twice |
 | too much in one room | `refused`, `busy`: send it again, with its `ref` |
 | what is no message | `invalid`, with where and why; nothing is lost |
@@ -23,8 +23,8 @@ yours to decide, before `hub.visit`.
 
 `app/realtime/hub.py` has the rooms, over one process or many: `app/realtime/backplane.py` says what is behind
 them, in memory or, with `APP_REDIS_URL`, in Redis Streams. When Redis is away, all are told
-`service: degraded`; nothing can be said, nobody is cut off, and what was said comes when it is back. A process
-that is killed says no goodbye; the others see by its silence that its members are gone.
+`service: degraded`; nothing can be said, nobody is cut off, and what was said comes when it is back. A
+process that is killed says no goodbye; the others see by its silence that its members are gone.
 
 [Two clients in one page](/rooms) let you try it. It is made of `static/room-client.js`, a module to copy as
 it is: it gets a ticket for each connection, comes back after a random pause that grows, with the last id it
