@@ -53,12 +53,17 @@ fmt: $(INSTALLED) ## format, mend what lint can mend, write the tables of the RE
 tour: $(INSTALLED) ## start the service, walk every call of the contract, print the transcript
 	$(BIN)/python -m tests.tour
 
+.PHONY: soak
+soak: $(INSTALLED) ## rooms over four workers, 200 clients and 2,000 messages, while what they stand on is killed
+	$(BIN)/python -m tests.soak
+
 .PHONY: bench
 bench: $(INSTALLED) ## what things cost, as ratios of one run (needs wrk)
 	$(BIN)/python -m benchmarks.dependencies
 	$(BIN)/python -m benchmarks.responses
 	$(BIN)/python -m benchmarks.middleware
 	$(BIN)/python -m benchmarks.telemetry
+	$(BIN)/python -m benchmarks.realtime
 
 .PHONY: clean
 clean: ## remove the virtual environment, caches, data and received files

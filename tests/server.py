@@ -38,15 +38,18 @@ class Server:
     def log(self) -> str:
         return "\n".join(self.lines)
 
-    def wait_for(self, pattern: str, timeout: float = 5.0) -> re.Match[str]:
-        """The first match of `pattern` in a line of the log; TimeoutError, with the log, if none comes."""
+    def wait_for(self, pattern: str, timeout: float = 5.0, times: int = 1) -> re.Match[str]:
+        """The first line of the log with `pattern`, or the one after so many `times`; TimeoutError, with the
+        log, if none comes."""
         end = time.monotonic() + timeout
         seen = 0
         with self._changed:
             while True:
                 for line in self.lines[seen:]:
                     if match := re.search(pattern, line):
-                        return match
+                        times -= 1
+                        if not times:
+                            return match
                 seen = len(self.lines)
                 if not self._changed.wait(end - time.monotonic()) and len(self.lines) == seen:
                     raise TimeoutError(f"no {pattern!r} within {timeout} s in:\n{self.log}")
