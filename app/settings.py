@@ -170,10 +170,10 @@ class FeedSettings(BaseModel):
     max_followers: Annotated[
         PositiveInt,
         _setting(
-            "open streams of the live feed, fewer than the `--limit-concurrency` of the server; more are "
-            "refused with 503"
+            "open streams of the live feed; more are refused with 503. With the sockets they must be fewer "
+            "than the `--limit-concurrency` of the server"
         ),
-    ] = 900
+    ] = 400
     max_followers_per_client: Annotated[
         PositiveInt, _setting("open streams of the live feed of one address; more are refused with 429")
     ] = 100
@@ -289,7 +289,7 @@ class Settings(BaseSettings):
     ws_max_message_size: Annotated[PositiveInt, _setting("one socket message; more closes 1009")] = 64 * 1024
     ws_max_connections: Annotated[
         PositiveInt, _setting("open sockets, and streams of rooms, in all; more are refused with 503")
-    ] = 1_000
+    ] = 500
     ws_max_connections_per_client: Annotated[
         PositiveInt, _setting("the same of one address; more are refused with 429")
     ] = 100
