@@ -22,7 +22,6 @@ from app.settings import Settings
 from tests.frames import Frames
 from tests.live.one_connection import CLOSE, PING, PONG, TEXT, frame, handshake
 from tests.server import START_SECONDS, Server, serve
-from tests.sockets import LIMIT
 
 PAUSE = 0.05
 """Seconds before a guest tries again."""
@@ -42,6 +41,7 @@ def workers(folder: Path, number: int, redis_url: str) -> Iterator[Server]:
     """A server with so many workers, all of which are ready."""
     env = {
         "APP_REDIS_URL": redis_url,
+        "APP_WS_MAX_CONNECTIONS": "1000",
         "APP_WS_MAX_CONNECTIONS_PER_CLIENT": "1000",
         "APP_WS_MESSAGES_PER_SECOND": "1000",
         "APP_ROOMS__MESSAGES_PER_SECOND": "100000",
@@ -85,6 +85,7 @@ class Guest:
             with suppress(OSError, asyncio.IncompleteReadError):
                 await self._visit()
             self.is_here.clear()
+            self.worker = ""
             if self._answer and not self._answer.done():
                 self._answer.set_result("cut off")
             await asyncio.sleep(PAUSE)
@@ -112,9 +113,10 @@ class Guest:
             if not head.startswith("HTTP/1.1 101 "):
                 return
             # Each worker counts its requests up from a random number.
-            self.worker = head.partition("x-request-id: ")[2][:16]
-            if self._party.has_enough(self.worker):
+            worker = head.partition("x-request-id: ")[2][:16]
+            if self._party.has_enough(worker):
                 return
+            self.worker = worker
             frames = Frames()
             while data := await reader.read(262_144):
                 for kind, content in frames.feed(data):
@@ -172,16 +174,14 @@ class Party:
         self._tasks: list[asyncio.Task[None]] = []
 
     def has_enough(self, worker: str) -> bool:
-        if self._share is None:
-            return False
-        here = [guest for guest in self.guests if guest.is_here.is_set() and guest.worker == worker]
-        return len(here) >= self._share
+        """Whoever it is that accepts most at the beginning, each gets its part."""
+        here = [guest for guest in self.guests if guest.worker == worker]
+        return self._share is not None and len(here) >= self._share
 
-    async def arrive(self) -> None:
-        """One after the other, so that no worker takes more than its share."""
-        for guest in self.guests:
-            self._tasks.append(asyncio.create_task(guest.stay()))
-            async with asyncio.timeout(LIMIT):
+    async def arrive(self, limit: float) -> None:
+        self._tasks = [asyncio.create_task(guest.stay()) for guest in self.guests]
+        async with asyncio.timeout(limit):
+            for guest in self.guests:
                 await guest.is_here.wait()
         self._share = None
 

@@ -33,7 +33,7 @@ async def restart(redis: RedisServer) -> None:
 
 async def run(party: Party, trials: dict[str, Disturb | None]) -> None:
     started = perf_counter()
-    await party.arrive()
+    await party.arrive(LIMIT)
     await party.all_know_who_is_here(LIMIT)
     print(
         f"{GUESTS} guests, {GUESTS // WORKERS} on each of {WORKERS} workers, {perf_counter() - started:.1f} s"
