@@ -22,8 +22,10 @@ from app.realtime.redis_store import (
     MAX_PRESENCE_EVENTS,
     PRESENCE,
     PROCESSES,
+    TELL,
     members_of,
     replies,
+    told_of,
 )
 from app.settings import RoomSettings
 
@@ -46,6 +48,7 @@ class Presence:
         # A dict as an ordered set. It holds a connection once, however often it comes and goes.
         self._untold: dict[tuple[str, str], None] = {}
         self._has_untold = asyncio.Event()
+        self._batches = 0
 
     def announce(self, room: str, member: Member, here: bool) -> None:
         key = (room, member.connection)
@@ -109,35 +112,28 @@ class Presence:
         self._has_untold.set()
 
     async def _tell(self, batch: Sequence[tuple[str, str]]) -> None:
+        self._batches += 1
         pipe = self._redis.pipeline(transaction=False)
         gone = []
         for room, connection in batch:
-            members = members_of(room, self.process)
             if member := self._here.get(room, {}).get(connection):
                 self._told.add((room, connection))
-                pipe.hset(members, connection, member.model_dump_json())
-                pipe.pexpire(members, self._silence)
                 event = self._event("joined", room, connection, member.model_dump_json())
             else:
                 gone.append((room, connection))
-                pipe.hdel(members, connection)
                 event = self._event("left", room, connection)
-            pipe.eval(APPEND, 1, PRESENCE, *event)
+            keys = [PRESENCE, members_of(room, self.process), told_of(self.process)]
+            pipe.eval(TELL, len(keys), *keys, *event, self._batches, self._silence)
         await replies(pipe, self._settings.publish_timeout)
         self._told.difference_update(gone)
 
     def _event(self, kind: str, room: str = "", connection: str = "", member: str = "") -> list[str | int]:
-        """The arguments of APPEND; the names are the parameters of `RedisBackplane._hear`."""
-        process = ["process", self.process]
-        return [
-            MAX_PRESENCE_EVENTS,
-            *process,
-            "kind",
-            kind,
-            "room",
-            room,
-            "connection",
-            connection,
-            "member",
-            member,
-        ]
+        """The first arguments of APPEND and TELL; the names are those of `Reader._hear`."""
+        fields = {
+            "process": self.process,
+            "kind": kind,
+            "room": room,
+            "connection": connection,
+            "member": member,
+        }
+        return [MAX_PRESENCE_EVENTS, *(part for field in fields.items() for part in field)]

@@ -63,13 +63,15 @@ class Reader:
         self._presence_cursor = BEGINNING
         self._answers = answers
         self._degraded = False
+        self._unsettled = True
+        """Whether the others may be coming back still: what they changed is found at the next heartbeat."""
 
     async def follow(self) -> None:
         """Goes on for ever, over every outage."""
         failures = 0
         while True:
             try:
-                await self._beat()
+                self._unsettled = not await self._beat()
                 await self._catch_up()
                 failures = 0
                 self._set_degraded(False)
@@ -145,8 +147,10 @@ class Reader:
             room.is_open.set()
 
     async def _read(self) -> None:
-        if monotonic() >= self._presence.next_beat and not await self._beat():
-            return await self._catch_up()
+        if monotonic() >= self._presence.next_beat:
+            was_unsettled, self._unsettled = self._unsettled, not await self._beat()
+            if was_unsettled or self._unsettled:
+                return await self._catch_up()
         await self._look([room for room in self.rooms.values() if not room.is_open.is_set()])
         rooms = {messages_of(room.name): room for room in self.rooms.values() if room.is_open.is_set()}
         cursors: dict[Any, Any] = {PRESENCE: self._presence_cursor} | {

@@ -34,13 +34,36 @@ def members_of(room: str, process: str) -> str:
     return f"{PREFIX}here:{room}:{process}"
 
 
+def told_of(process: str) -> str:
+    """The number of the last batch of changes that it has told."""
+    return f"{PREFIX}told:{process}"
+
+
 APPEND = """
--- Appends to the stream KEYS[1], of which about ARGV[1] entries are kept. Each says which was before it,
--- so that a reader knows when some are missing.
+-- Appends an event to the stream KEYS[1]. ARGV: about how many entries are kept; five names and values.
+-- Each entry says which was before it, so that a reader knows when some are missing.
 local last = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)[1]
 local before = last and last[1] or '0-0'
-return redis.call('XADD', KEYS[1], 'MAXLEN', '~', ARGV[1], '*', 'before', before, unpack(ARGV, 2))
+return redis.call('XADD', KEYS[1], 'MAXLEN', '~', ARGV[1], '*', 'before', before, unpack(ARGV, 2, 11))
 """
+
+TELL = (
+    """
+-- Changes who is here, and appends the event of it. KEYS: as of APPEND; the members; the number of the last
+-- batch. ARGV: as of APPEND; the number of this batch; milliseconds for which it is kept. What was given up
+-- and told again can still arrive, from a connection that is closed by now: it is out of date.
+if tonumber(redis.call('GET', KEYS[3]) or 0) > tonumber(ARGV[12]) then return false end
+redis.call('SET', KEYS[3], ARGV[12], 'PX', ARGV[13])
+local connection, member = ARGV[9], ARGV[11]
+if member == '' then
+  redis.call('HDEL', KEYS[2], connection)
+else
+  redis.call('HSET', KEYS[2], connection, member)
+  redis.call('PEXPIRE', KEYS[2], ARGV[13])
+end
+"""
+    + APPEND
+)
 
 POST = """
 -- KEYS: the messages of a room; how many came of late; the id of this one, if it was posted before.

@@ -9,7 +9,7 @@ import pytest
 from app.realtime.messages import Member, Message
 from app.realtime.redis_backplane import open_redis_backplane
 from app.realtime.redis_presence import Presence
-from app.realtime.redis_store import PRESENCE, connect, members_of, messages_of
+from app.realtime.redis_store import PRESENCE, PROCESSES, connect, members_of, messages_of
 from tests.contract.rooms import ADA, BOB, LIMIT, SETTINGS, Told, process, say
 from tests.redis import RedisServer
 
@@ -134,6 +134,21 @@ async def test_after_an_outage_the_others_have_one_heartbeat_to_come_back(
         assert told.events == [("elsewhere", "r", ADA), ("left", "r", ADA)]
 
 
+async def test_who_left_before_their_process_was_back_is_not_here(server: RedisServer) -> None:
+    async with process(server, "r", settings=SLOW) as (one, _), process(server, "r") as (_, told):
+        for member in (ADA, BOB):
+            one.announce("r", member, here=True)
+            await told.until_told("joined", "r", member)
+        told.events.clear()
+        async with connect(server.url, 1, LIMIT) as redis:
+            await redis.hdel(members_of("r", one._presence.process), ADA.connection)
+            await redis.delete(PROCESSES)
+            await told.until(lambda told: bool(told.of("elsewhere")))
+            assert told.elsewhere_now == {ADA, BOB}
+            await redis.zadd(PROCESSES, {one._presence.process: 2.0**42})
+            await told.until(lambda told: told.elsewhere_now == {BOB})
+
+
 async def test_what_was_missed_of_who_comes_and_goes_is_looked_up(server: RedisServer) -> None:
     async with (
         process(server, "r", settings=SLOW) as (one, _),
@@ -224,6 +239,6 @@ async def test_nothing_stays_for_ever_and_the_stream_of_presence_is_bounded(
         await told.until(lambda told: told.elsewhere_now == set(members))
         async with connect(server.url, 1, LIMIT) as redis:
             keys = [key async for key in redis.scan_iter()]
-            assert len(keys) == 6
+            assert len(keys) == 7
             assert all([await redis.pttl(key) > 0 for key in keys])
             assert await redis.xlen(PRESENCE) < 300

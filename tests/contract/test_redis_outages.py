@@ -135,6 +135,21 @@ async def test_what_could_not_be_told_is_told_later(lasting: RedisServer) -> Non
         await told.until(lambda told: told.elsewhere_now == set())
 
 
+async def test_what_was_told_to_a_server_that_hangs_is_not_the_last_word(server: RedisServer) -> None:
+    async with process(server, settings=HASTY) as (one, told_one), process(server, "r") as (_, told):
+        server.freeze()
+        try:
+            one.announce("r", ADA, here=True)
+            await told_one.until_told(*DEGRADED)
+            one.announce("r", ADA, here=False)
+        finally:
+            server.thaw()
+        await told_one.until_told(*OK)
+        one.announce("r", BOB, here=True)
+        await told.until_told("joined", "r", BOB)
+        assert told.elsewhere_now == {BOB}
+
+
 async def test_a_room_that_could_not_be_opened_is_not_told(server: RedisServer) -> None:
     async with process(server, settings=HASTY) as (one, told):
         server.freeze()
