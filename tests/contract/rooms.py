@@ -16,6 +16,7 @@ LIMIT = 5.0
 
 SETTINGS = RoomSettings(history=5, publish_timeout=1.0, heartbeat_seconds=0.2)
 HASTY = SETTINGS.model_copy(update={"publish_timeout": 0.2})
+SLOW = SETTINGS.model_copy(update={"publish_timeout": 2.0, "heartbeat_seconds": 10.0})
 
 ADA = Member(connection="ada-1", user="1", name="Ada")
 BOB = Member(connection="bob-1", user="2", name="Bob")

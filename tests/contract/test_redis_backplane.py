@@ -10,13 +10,12 @@ from app.realtime.messages import Member, Message
 from app.realtime.redis_backplane import open_redis_backplane
 from app.realtime.redis_presence import Presence
 from app.realtime.redis_store import PRESENCE, PROCESSES, connect, members_of, messages_of
-from tests.contract.rooms import ADA, BOB, LIMIT, SETTINGS, Told, process, say
+from tests.contract.rooms import ADA, BOB, LIMIT, SETTINGS, SLOW, Told, process, say
 from tests.redis import RedisServer
 
 pytestmark = pytest.mark.anyio
 
 QUICK = SETTINGS.model_copy(update={"heartbeat_seconds": 0.1})
-SLOW = SETTINGS.model_copy(update={"publish_timeout": 2.0, "heartbeat_seconds": 10.0})
 
 
 async def say_nothing(self: Presence) -> None:

@@ -11,8 +11,8 @@ from pydantic import SecretStr
 from app.realtime.backplane import Unavailable, key_of
 from app.realtime.messages import BEGINNING
 from app.realtime.redis_backplane import MAX_REQUESTS, open_redis_backplane
-from app.realtime.redis_store import messages_of
-from tests.contract.rooms import ADA, BOB, HASTY, LIMIT, SETTINGS, Told, process, say
+from app.realtime.redis_store import PRESENCE, TELL, connect, members_of, messages_of, told_of
+from tests.contract.rooms import ADA, BOB, HASTY, LIMIT, SETTINGS, SLOW, Told, process, say
 from tests.redis import RedisServer
 
 pytestmark = pytest.mark.anyio
@@ -124,7 +124,10 @@ async def test_a_server_that_hangs_holds_up_nobody_for_longer_than_the_limit(ser
 
 
 async def test_what_could_not_be_told_is_told_later(lasting: RedisServer) -> None:
-    async with process(lasting, "r") as (one, _), process(lasting, "r") as (_, told):
+    async with (
+        process(lasting, "r", settings=SLOW) as (one, _),
+        process(lasting, "r", settings=SLOW) as (_, told),
+    ):
         one.announce("r", ADA, here=True)
         await told.until_told("joined", "r", ADA)
         lasting.stop()
@@ -135,19 +138,18 @@ async def test_what_could_not_be_told_is_told_later(lasting: RedisServer) -> Non
         await told.until(lambda told: told.elsewhere_now == set())
 
 
-async def test_what_was_told_to_a_server_that_hangs_is_not_the_last_word(server: RedisServer) -> None:
-    async with process(server, settings=HASTY) as (one, told_one), process(server, "r") as (_, told):
-        server.freeze()
-        try:
-            one.announce("r", ADA, here=True)
-            await told_one.until_told(*DEGRADED)
-            one.announce("r", ADA, here=False)
-        finally:
-            server.thaw()
-        await told_one.until_told(*OK)
-        one.announce("r", BOB, here=True)
-        await told.until_told("joined", "r", BOB)
-        assert told.elsewhere_now == {BOB}
+async def test_what_arrives_late_from_a_connection_that_was_given_up_changes_nothing(
+    server: RedisServer,
+) -> None:
+    async with process(server) as (one, _), process(server, "r", settings=SLOW) as (_, told):
+        for member in (ADA, BOB):
+            one.announce("r", member, here=True)
+            await told.until_told("joined", "r", member)
+        members, last = members_of("r", one._presence.process), told_of(one._presence.process)
+        late = one._presence._event("left", "r", BOB.connection)
+        async with connect(server.url, 1, LIMIT) as redis:
+            assert await redis.eval(TELL, 3, PRESENCE, members, last, *late, 1, 1_000) is None
+            assert await redis.hlen(members) == 2
 
 
 async def test_a_room_that_could_not_be_opened_is_not_told(server: RedisServer) -> None:
