@@ -37,6 +37,7 @@ class StalledSocketMiddleware:
         self.app = app
         self.seconds = seconds
         self.http_seconds = http_seconds
+        self.watches: Watches | None = None
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         transport = getattr(getattr(receive, "__self__", None), "transport", None)
@@ -54,6 +55,7 @@ class StalledSocketMiddleware:
             more = message.get("more_body", False)
             if watch is None and (more or len(message.get("body", b"")) > SMALL):
                 watch = Watch(transport, self.http_seconds, stopping)
+                self.watches_of_this_loop().add(watch)
             if watch and not more:
                 watch.app_ended = True
             return send(message)
@@ -64,6 +66,7 @@ class StalledSocketMiddleware:
         self, transport: asyncio.WriteTransport, scope: Scope, receive: Receive, send: Send
     ) -> None:
         watch = SocketWatch(transport, self.seconds, scope["state"]["stopping"])
+        self.watches_of_this_loop().add(watch)
 
         async def send_until_closed(message: Message) -> None:
             if watch.closed or transport.is_closing():
@@ -80,9 +83,36 @@ class StalledSocketMiddleware:
             watch.close()
             watch.app_ended = True
 
+    def watches_of_this_loop(self) -> "Watches":
+        loop = asyncio.get_running_loop()
+        if self.watches is None or self.watches.loop is not loop:
+            self.watches = Watches(loop)
+        return self.watches
+
+
+class Watches:
+    """Looks at all watched transports by one timer: with one for each, a quarter of a core would be busy with
+    five thousand idle sockets."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self._watches: set[Watch] = set()
+
+    def add(self, watch: "Watch") -> None:
+        if not self._watches:
+            self.loop.call_later(LOOK_SECONDS, self._look)
+        self._watches.add(watch)
+
+    def _look(self) -> None:
+        try:
+            self._watches = {watch for watch in self._watches if watch.goes_on()}
+        finally:
+            if self._watches:
+                self.loop.call_later(LOOK_SECONDS, self._look)
+
 
 class Watch:
-    """Looks at the unsent bytes of one transport from time to time, until the app and the bytes are gone."""
+    """Of the unsent bytes of one transport, until the app and the bytes are gone."""
 
     def __init__(self, transport: asyncio.WriteTransport, seconds: float, stopping: asyncio.Event) -> None:
         self.app_ended = False
@@ -94,12 +124,11 @@ class Watch:
         self._in_system = 0
         self._moved_at = self._loop.time()
         self._deadline = float("inf")
-        self._loop.call_later(LOOK_SECONDS, self._look)
 
     def hurry(self) -> None:
         self._seconds = min(self._seconds, STILL_SECONDS)
 
-    def _look(self) -> None:
+    def goes_on(self) -> bool:
         now = self._loop.time()
         unsent = self._transport.get_write_buffer_size()
         in_system = held_by_system(self._transport) if unsent else 0
@@ -110,8 +139,8 @@ class Watch:
             self.hurry()
         if unsent and now >= min(self._deadline, self._moved_at + self._seconds):
             self._transport.abort()
-        elif unsent or not (self.app_ended or self._transport.is_closing()):
-            self._loop.call_later(LOOK_SECONDS, self._look)
+            return False
+        return bool(unsent) or not (self.app_ended or self._transport.is_closing())
 
 
 def held_by_system(transport: asyncio.WriteTransport) -> int:

@@ -12,13 +12,15 @@ from tests.sockets import LIMIT
 
 pytestmark = pytest.mark.anyio
 
+LOOK_SECONDS = 0.01
+
 CLOSE: Message = {"type": "websocket.close", "code": 1000}
 TEXT: Message = {"type": "websocket.send", "text": "hello"}
 
 
 @pytest.fixture(autouse=True)
 def short_looks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stalled_sockets, "LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(stalled_sockets, "LOOK_SECONDS", LOOK_SECONDS)
     monkeypatch.setattr(stalled_sockets, "STILL_SECONDS", 0.1)
 
 
@@ -65,13 +67,18 @@ class Server:
         return {"type": "websocket.disconnect", "code": 1005}
 
     async def run(
-        self, app: ASGIApp, seconds: float, stopping: bool = False, kind: str = "websocket"
+        self,
+        app: ASGIApp,
+        seconds: float,
+        stopping: bool = False,
+        kind: str = "websocket",
+        middleware: ASGIApp | None = None,
     ) -> None:
         event = asyncio.Event()
         if stopping:
             event.set()
         scope: dict[str, Any] = {"type": kind, "state": {"stopping": event}}
-        middleware = StalledSocketMiddleware(app, seconds, http_seconds=seconds)
+        middleware = middleware or StalledSocketMiddleware(app, seconds, http_seconds=seconds)
         with self.transport.socket, self.transport.peer:
             async with asyncio.timeout(LIMIT):
                 await middleware(scope, self.receive, self.send)
@@ -141,6 +148,27 @@ async def test_when_the_service_stops_nobody_has_long() -> None:
         await server.transport.aborted.wait()
 
     await server.run(waits, seconds=3_600, stopping=True)
+
+
+async def test_all_connections_are_looked_at_by_one_timer(monkeypatch: pytest.MonkeyPatch) -> None:
+    loop, timers = asyncio.get_running_loop(), list[float]()
+    call_later = loop.call_later
+
+    def count(seconds: float, *rest: Any) -> asyncio.TimerHandle:
+        timers.append(seconds)
+        return call_later(seconds, *rest)
+
+    monkeypatch.setattr(loop, "call_later", count)
+    servers = [Server(none) for _ in range(20)]
+
+    async def waits(scope: Scope, receive: Receive, send: Send) -> None:
+        for server in servers:
+            await server.transport.looked_often.wait()
+
+    middleware = StalledSocketMiddleware(waits, 1, 1)
+    await asyncio.gather(*(server.run(waits, seconds=1, middleware=middleware) for server in servers))
+    looks = sum(server.transport.looks for server in servers)
+    assert timers.count(LOOK_SECONDS) <= looks / len(servers) + 2
 
 
 async def test_after_the_close_nothing_is_passed_on() -> None:
