@@ -103,6 +103,16 @@ def test_a_frame_over_the_limit_of_the_server_leaves_no_traceback_while_others_t
     assert_quiet(sockets)
 
 
+def test_a_peer_that_is_gone_without_a_word_is_found_by_its_silence_to_pings(tmp_path: Path) -> None:
+    """Half open: the network is cut, and no packet tells. Who never answers looks the same to the server."""
+    pings = ["--ws-ping-interval", "0.2", "--ws-ping-timeout", "0.2"]
+    with serve(tmp_path, args=pings) as server, RawSocket(server, "/ws/7"):
+        with connect(f"{server.ws_url}/ws/8") as eight:
+            assert eight.recv(LIMIT) == "Client #7 left the chat"
+        wait_until_open(server, 0)
+        assert_quiet(server)
+
+
 def test_at_sigterm_sockets_are_closed_with_1012_and_the_server_exits_though_a_client_does_not_read(
     tmp_path: Path,
 ) -> None:
