@@ -109,6 +109,11 @@ class LocalRooms:
         self.counts.gaps += 1
         if open_room := self.rooms.get(room):
             self.tell(open_room, Gap())
+            # Another engine may have taken over, whose ids begin anew.
+            open_room.last_id = BEGINNING
+            for seat in open_room.seats.values():
+                if seat.after != NOT_YET:
+                    seat.after = key_of(BEGINNING)
 
     def joined(self, room: str, member: Member) -> None:
         open_room = self.rooms.get(room)

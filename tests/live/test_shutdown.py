@@ -86,6 +86,6 @@ def test_a_stop_that_the_server_breaks_off_loses_no_mail(tmp_path: Path) -> None
         ):
             for _ in range(3):
                 httpx2.post(f"{server.url}/notify", params={"email": "ada@example.com"}, timeout=LIMIT)
-            assert server.stop() < 2
+            assert server.stop() < 5
             assert "AssertionError" in server.log
     assert [mail["fate"] for mail in outbox(tmp_path / "data")] == ["unsent"] * 3
