@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 
 ROUNDS = 15
 SECONDS = 1
@@ -22,12 +23,26 @@ ROUTES = ("/health", "/items/")
 
 @contextmanager
 def served(factory: str, env: Mapping[str, str]) -> Iterator[str]:
-    """The address of a server whose output nobody reads, for a reader would take part in the race."""
+    """The address of uvicorn with this factory."""
+    with started(["-m", "uvicorn", factory, "--factory", "--port"], env) as server:
+        yield f"http://127.0.0.1:{server.port}"
+
+
+@dataclass
+class Started:
+    pid: int
+    port: int
+
+
+@contextmanager
+def started(command: Sequence[str], env: Mapping[str, str]) -> Iterator[Started]:
+    """A server in Python, which is told its port as the last argument. Nobody reads its output, for a reader
+    would take part in the race."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     with tempfile.TemporaryDirectory() as folder:
         process = subprocess.Popen(
-            [sys.executable, "-m", "uvicorn", factory, "--factory", "--port", str(port)],
+            [sys.executable, *command, str(port)],
             env={**os.environ, "APP_DATA_DIR": folder, "APP_UPLOADS_DIR": folder, **env},
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -37,7 +52,7 @@ def served(factory: str, env: Mapping[str, str]) -> Iterator[str]:
                 with suppress(OSError), socket.create_connection(("127.0.0.1", port)):
                     break
                 time.sleep(0.1)
-            yield f"http://127.0.0.1:{port}"
+            yield Started(process.pid, port)
         finally:
             process.kill()
             process.wait()
