@@ -115,10 +115,10 @@ class MendedSansIOProtocol(WebSocketsSansIOProtocol):
 
     def put(self, text: Text) -> bool:
         """As `websocket.send`, where that need not wait. See `app/realtime/text.py`."""
-        if not self.writable.is_set():
-            return False
         if self.close_sent or self.transport.is_closing():
             raise ClientDisconnected
+        if not self.writable.is_set():
+            return False
         if self.conn.extensions:
             self.conn.send_text(text.encoded)
             self.transport.write(b"".join(self.conn.data_to_send()))
