@@ -18,6 +18,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 run: $(INSTALLED) ## serve on http://127.0.0.1:8000 (another port: make run PORT=9000)
 	$(BIN)/uvicorn app.main:app --port $(PORT) --limit-concurrency 1000 \
 		--http app.http_protocol:HttpProtocol --ws app.websocket_protocol:WebSocketProtocol --ws-max-size 1048576 \
+		--ws-per-message-deflate false \
 		--timeout-graceful-shutdown 5 --no-server-header --no-proxy-headers
 
 # The tests start Python some thirty times: what it compiles is kept, whatever the environment says.
