@@ -198,6 +198,10 @@ class RoomSettings(BaseModel):
     max_connections_per_user: Annotated[
         PositiveInt, _setting("connections of one user in all rooms of a process; more are refused with 429")
     ] = 20
+    visits_per_minute: Annotated[
+        PositiveInt,
+        _setting("how often one user may come, to any room of a process; more is refused with 429"),
+    ] = 120
     messages_per_second: Annotated[
         PositiveFloat,
         _setting("messages of one room, averaged over ten seconds; those beyond are refused, not the client"),
@@ -296,8 +300,8 @@ class Settings(BaseSettings):
     ws_messages_per_second: Annotated[
         PositiveInt,
         _setting(
-            "messages of one socket, averaged over ten seconds; more closes 1008. As many of one user "
-            "by HTTP; more are refused with 429"
+            "messages of one socket, averaged over ten seconds; more closes 1008. As many of one user in "
+            "rooms, by all sockets and by HTTP; more are refused"
         ),
     ] = 20
     ws_queue_size: Annotated[

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Protocol
 
-from limits import RateLimitItemPerSecond
+from limits import RateLimitItemPerMinute, RateLimitItemPerSecond
 
 from app.errors import ServiceUnavailable, TooManyRequests
 from app.realtime.backplane import Backplane, Unavailable, key_of
@@ -70,8 +70,8 @@ class Visit:
         seat.after = key_of(room.last_id if after is None else await self._catch_up(outlet, after))
 
     async def post(self, ref: str, text: str) -> str:
-        """The id of the message. Raises `RoomBusy` and `Unavailable`."""
-        return await self._hub.backplane.post(self._name, self.member, ref, text)
+        """The id of the message. Raises as `Hub.post` does."""
+        return await self._hub.post_as(self.member, self._name, ref, text)
 
     async def _catch_up(self, outlet: Outlet, after: str) -> str:
         """Sends the history; the id of the message from which on the live ones follow."""
@@ -86,8 +86,8 @@ class Visit:
                 after = message.id
             await outlet.drained()
             if not page.messages:
-                # Of what was live before the look nothing is left to read.
-                after = max(after, live, key=key_of)
+                # Of what was live before the look nothing is left to read. An id that never was is no place.
+                after = max(after, live, key=key_of) if page.complete else live
             if key_of(self._room.last_id) <= key_of(after):
                 return after
 
@@ -104,9 +104,12 @@ class Hub:
         self.page_size = settings.ws_queue_size // 2
         self._settings = settings.rooms
         self._connections_of: Counter[str] = Counter()
-        self._posts = Throttle()
+        self._throttle = Throttle()
         self._posts_of_one_user = RateLimitItemPerSecond(
-            settings.ws_messages_per_second * BURST_SECONDS, BURST_SECONDS
+            settings.ws_messages_per_second * BURST_SECONDS, BURST_SECONDS, namespace="posts"
+        )
+        self._visits_of_one_user = RateLimitItemPerMinute(
+            settings.rooms.visits_per_minute, namespace="visits"
         )
 
     async def post(self, room_name: str, user: SocketUser, ref: str, text: str) -> str:
@@ -114,16 +117,28 @@ class Hub:
 
         Raises `RoomBusy`, `Unavailable`, and `TooManyRequests` for a user who says too much.
         """
-        async with self._posts.counted(self._posts_of_one_user, user.id):
-            return await self.backplane.post(room_name, new_member(user), ref, text)
+        return await self.post_as(new_member(user), room_name, ref, text)
+
+    async def post_as(self, sender: Member, room_name: str, ref: str, text: str) -> str:
+        # Of all connections of a user, for many of them together could fill a room.
+        async with self._throttle.counted(self._posts_of_one_user, sender.user):
+            return await self.backplane.post(room_name, sender, ref, text)
 
     @asynccontextmanager
     async def visit(self, room_name: str, user: SocketUser) -> AsyncIterator[Visit]:
         """A visit for the block.
 
-        Raises `TooManyRequests` for a user with too many connections, `ServiceUnavailable` where the room
-        is full, or cannot be opened.
+        Raises `TooManyRequests` for a user with too many connections, or who comes too often,
+        `ServiceUnavailable` where the room is full, or cannot be opened.
         """
+        async with (
+            self._throttle.counted(self._visits_of_one_user, user.id),
+            self._visit(room_name, user) as visit,
+        ):
+            yield visit
+
+    @asynccontextmanager
+    async def _visit(self, room_name: str, user: SocketUser) -> AsyncIterator[Visit]:
         if self._connections_of[user.id] >= self._settings.max_connections_per_user:
             raise TooManyRequests("You have too many connections.")
         self._connections_of[user.id] += 1

@@ -5,15 +5,18 @@ which it saw last is sent those after it. Joining and leaving have none: who com
 """
 
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from fastapi import Path, Query
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from app.errors import FieldError
 
 MAX_TEXT_LENGTH = 4_000
 """Characters of one message of a room."""
+
+MAX_MEMBERS = 10
+"""Of what a client sends, as a JSON object."""
 
 BEGINNING = "0-0"
 """The id before all others."""
@@ -47,6 +50,14 @@ class Member(BaseModel):
 
 class FromClient(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _has_few_members(cls, content: Any) -> Any:
+        """Pydantic makes an error of each that is unknown: of thousands, that takes longer than all else."""
+        if isinstance(content, dict) and len(content) > MAX_MEMBERS:
+            raise ValueError("too many members")
+        return content
 
 
 class NewMessage(FromClient):

@@ -11,7 +11,7 @@ All is JSON, told apart by `type`; `app/realtime/messages.py` has the models, `/
 | | `welcome` with who you are and who is here, then `joined`, also for yourself |
 | `{"type": "say", "ref": "a1", "text": "Hello"}` | `accepted` with `ref` and id; the `message`, as all |
 | the same `ref` again | the same id: it is not said twice |
-| too much in one room | `refused`, `busy`: send it again, with its `ref` |
+| too much in one room, or by you | `refused`, `busy`: send it again, with its `ref` |
 | what is no message | `invalid`, with where and why; nothing is lost |
 | `{"type": "ping"}` | `pong`. Browsers cannot see the pings of the protocol |
 
@@ -51,6 +51,7 @@ because its answer was lost, is said twice.
 - A message that is sent again is said once.
 - What is no message is answered and loses nothing.
 - A room in which too much is said refuses the message and not the client.
+- A user with many sockets may say no more than with one and come only so often.
 - A client that says nothing for too long is closed with 4408.
 - A credential that ends closes its socket with 4401.
 - A client without a credential is refused before the handshake.
@@ -70,7 +71,7 @@ from starlette.status import WS_1013_TRY_AGAIN_LATER
 
 from app.asyncapi import messages
 from app.dependencies import ConnectionsDep, HubDep, SettingsDep, SocketUserDep, TemplatesDep
-from app.errors import field_errors
+from app.errors import TooManyRequests, field_errors
 from app.realtime.backplane import RoomBusy, Unavailable
 from app.realtime.connection import WS_4401_CREDENTIAL_ENDED, Connection
 from app.realtime.hub import Visit
@@ -155,7 +156,7 @@ async def answer(visit: Visit, text: str) -> Sent:
         return Pong()
     try:
         return Accepted(ref=received.ref, id=await visit.post(received.ref, received.text))
-    except RoomBusy:
+    except (RoomBusy, TooManyRequests):
         return Refused(ref=received.ref, reason="busy")
     except Unavailable:
         return Refused(ref=received.ref, reason="unavailable")
