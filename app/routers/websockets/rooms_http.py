@@ -13,13 +13,16 @@ one on a socket goes on here.
 - The first line has an id and no data, so that a browser which is cut off before the first message comes back
   to the right place.
 - The last event is `goodbye`: the service stops, the credential ends, the history cannot be read, or more
-  than `APP_ROOMS__STREAM_QUEUE_SIZE` events wait for a slow reader. Come back with the last id.
+  than `APP_ROOMS__STREAM_QUEUE_SIZE` events wait for a slow reader. What is under way is sent before it, what
+  waits is dropped, or the reader would be in the room long after its credential. Come back with the last id:
+  what was dropped is in the history, and where that does not reach so far, a `gap` says so.
 - `ref` is your own id of a message. Send what was not answered again with the same one: it is said once, and
   you get the same id. 429 and 503 say in `Retry-After` when.
 
 All that can be refused is refused before the stream begins, for it is done in a dependency. That has the
 visit, too: it ends when the client leaves, wherever the generator waits. An event is written once for all
-streams (`Event.sse` of `app/realtime/local_rooms.py`), and what comes together is sent together.
+streams (`Event.sse` of `app/realtime/local_rooms.py`), and what comes together is sent together, but in small
+pieces: a piece is a copy, of which each slow follower has its own.
 
 ## The trap
 
@@ -47,6 +50,8 @@ A browser sends the cookie along with a POST of any page, and no CORS rule stops
 - A stream ends with a farewell when its credential ends.
 - A stream ends with a farewell when the service stops.
 - A follower that reads too slowly finds its stream ended and delays nobody.
+- An ended stream is sent what is under way and its goodbye.
+- What waits for slow followers is copied in small pieces only.
 - A long history comes in pieces that fit.
 - A history that cannot be read ends the stream.
 - An event is written once for all streams.
@@ -84,6 +89,8 @@ from app.routers.streaming.feed import PING, EventBytes, Goodbye
 
 PING_SECONDS = 15.0
 RETRY_SECONDS = 2
+PIECE_SIZE = 64 * 1024
+"""Bytes after which no further event is added to what is sent at once."""
 
 router = APIRouter(prefix="/rooms", tags=["websockets"])
 logger = logging.getLogger(__name__)
@@ -99,8 +106,8 @@ class StreamOutlet:
     def __init__(self, size: int, first: bytes, traffic: Traffic) -> None:
         self._size = size
         self._traffic = traffic
-        self._waiting: asyncio.Queue[bytes] = asyncio.Queue(size + 2)  # with the first and the goodbye
-        self._waiting.put_nowait(first)
+        self._first = first
+        self._waiting: asyncio.Queue[bytes] = asyncio.Queue(size)
         self._ended = False
 
     def put(self, event: Event) -> bool:
@@ -116,9 +123,13 @@ class StreamOutlet:
         await self._waiting.join()
 
     def end(self, reason: str) -> None:
-        """After what waits. The first call counts."""
+        """Drops what waits: the goodbye comes after what is under way, and to the rest the client comes back,
+        for it has the id of the last message that it was sent. The first call counts."""
         if not self._ended:
             self._ended = True
+            while not self._waiting.empty():
+                self._waiting.get_nowait()
+                self._waiting.task_done()
             goodbye = Goodbye(reason=reason).model_dump_json()
             self._waiting.put_nowait(format_sse_event(event="goodbye", data_str=goodbye))
 
@@ -126,17 +137,20 @@ class StreamOutlet:
         self.end("The service restarts, connect again.")
 
     async def chunks(self) -> AsyncIterator[bytes]:
+        yield self._first
         while not (self._ended and self._waiting.empty()):
             try:
                 async with asyncio.timeout(PING_SECONDS):
-                    chunks = [await self._waiting.get()]
+                    events = [await self._waiting.get()]
             except TimeoutError:
                 yield PING
                 continue
-            while not self._waiting.empty():
-                chunks.append(self._waiting.get_nowait())
-            yield b"".join(chunks)
-            for _ in chunks:  # sent by now, as far as the server knows
+            size = len(events[0])
+            while size < PIECE_SIZE and not self._waiting.empty():
+                events.append(self._waiting.get_nowait())
+                size += len(events[-1])
+            yield b"".join(events)  # of one event it is no copy
+            for _ in events:  # sent by now, as far as the server knows
                 self._waiting.task_done()
 
 
