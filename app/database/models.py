@@ -89,6 +89,7 @@ class Ticket(Base):
     id_hash: Mapped[str] = mapped_column(String(64), primary_key=True)
     account_id: Mapped[str] = mapped_column(ForeignKey("accounts.id", ondelete="CASCADE"), index=True)
     user_expires_at: Mapped[float]
+    issued_at: Mapped[float]
     expires_at: Mapped[float] = mapped_column(index=True)
 
 

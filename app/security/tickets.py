@@ -34,7 +34,7 @@ class Tickets:
         ticket = secrets.token_urlsafe(32)
         expires_at = min(now + self._settings.ticket_seconds, user.expires_at)
         newest_first = (
-            select(Ticket.id_hash).where(Ticket.account_id == user.id).order_by(Ticket.expires_at.desc())
+            select(Ticket.id_hash).where(Ticket.account_id == user.id).order_by(Ticket.issued_at.desc())
         )
         too_old = Ticket.id_hash.in_(newest_first.offset(self._settings.max_connections_per_user))
         async with self._sessions.begin() as session:
@@ -46,6 +46,7 @@ class Tickets:
                     id_hash=_hash_of(ticket),
                     account_id=user.id,
                     user_expires_at=user.expires_at,
+                    issued_at=now,
                     expires_at=expires_at,
                 )
             )

@@ -364,6 +364,15 @@ async def test_unused_tickets_are_swept_and_limited_in_all_and_for_each_account(
             assert await session.scalar(select(func.count()).select_from(Ticket)) == 1
 
 
+async def test_of_the_tickets_of_a_token_that_ends_soon_the_oldest_go(settings: Settings) -> None:
+    """They all end with the token, at the same moment."""
+    async with running(create_app(with_rooms(settings, max_connections_per_user=2))) as ours:
+        ending = ours.token(await ours.register(), 10)
+        tickets_in_order = [await ours.ticket(ending) for _ in range(12)]
+        used = [status(await ours.join("/guarded/ticket", f"ticket={each}")) for each in tickets_in_order]
+        assert used == [401] * 10 + [101] * 2
+
+
 def test_no_ticket_and_no_token_stands_in_the_log_of_the_server(live: Server) -> None:
     secret = secrets.token_urlsafe(32)
     guarded = f"{live.ws_url}/guarded"
