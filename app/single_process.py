@@ -3,7 +3,7 @@
 With `--workers 4` nothing fails that one could see: who follows the feed in one process just never hears of
 what is published in another. None is told how many there are; but each tries for a lock on a file of the data
 folder, and the first that comes too late speaks up. The system frees a lock when its process ends, however it
-ends.
+ends; the process that takes its place says it again.
 """
 
 import fcntl
@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 NEVER_SHARED = (
     "the channels of /ws and /chat, the live feed, tasks, mail that waits, webhook subscriptions, "
-    "every limit by address, user or number, and the counts of wrong passwords"
+    "limits by address and by user, and the counts of wrong passwords"
 )
 
 

@@ -16,7 +16,7 @@ from pydantic import BaseModel
 
 from app.settings import ROOT
 
-HOUSE = ("app.dependencies", "app.settings", "app.lifespan", "app.errors", "app.asyncapi")
+HOUSE = ("app.dependencies", "app.settings", "app.lifespan")
 """What one writes anew in an app of one's own, as long as it needs a part of it only."""
 
 
@@ -28,7 +28,7 @@ class SourceFile(BaseModel):
 
 
 def supporting_files(module: ModuleType) -> list[SourceFile]:
-    """Those that `module` imports, and those that these import, the nearest first; without other pages.
+    """Those that `module` imports, and those that these import, the nearest first.
 
     An alias of `app.dependencies` stands for the module of its type: `FeedDep` for that of `Feed`. What
     belongs to the house comes last, and is not followed.
@@ -41,7 +41,7 @@ def supporting_files(module: ModuleType) -> list[SourceFile]:
             name = imported.__name__
             if name in HOUSE:
                 house[name] = imported
-            elif name not in found and not name.startswith("app.routers"):
+            elif name not in found:
                 found[name] = imported
                 waiting.append(imported)
     return [_described(each) for each in [*list(found.values())[1:], *house.values()]]
