@@ -13,16 +13,16 @@ one on a socket goes on here.
 - The first line has an id and no data, so that a browser which is cut off before the first message comes back
   to the right place.
 - The last event is `goodbye`: the service stops, the credential ends, the history cannot be read, or more
-  than `APP_ROOMS__STREAM_QUEUE_SIZE` events wait for a slow reader. What is under way is sent before it, what
-  waits is dropped, or the reader would be in the room long after its credential. Come back with the last id:
-  what was dropped is in the history, and where that does not reach so far, a `gap` says so.
+  than `APP_ROOMS__STREAM_QUEUE_SIZE` events wait for a slow reader. The follower is out of the room then,
+  however long it reads what is under way. What waits is dropped. Come back with the last id: what was dropped
+  is in the history, and where that does not reach so far, a `gap` says so.
 - `ref` is your own id of a message. Send what was not answered again with the same one: it is said once, and
   you get the same id. 429 and 503 say in `Retry-After` when.
 
 All that can be refused is refused before the stream begins, for it is done in a dependency. That has the
-visit, too: it ends when the client leaves, wherever the generator waits. An event is written once for all
-streams (`Event.sse` of `app/realtime/local_rooms.py`), and what comes together is sent together, but in small
-pieces: a piece is a copy, of which each slow follower has its own.
+visit, too: it ends with the stream, and when the client leaves, wherever the generator waits. An event is
+written once for all streams (`Event.sse` of `app/realtime/local_rooms.py`), and what comes together is sent
+together, but in small pieces: a piece is a copy, of which each slow follower has its own.
 
 ## The trap
 
@@ -51,6 +51,7 @@ A browser sends the cookie along with a POST of any page, and no CORS rule stops
 - A stream ends with a farewell when the service stops.
 - A follower that reads too slowly finds its stream ended and delays nobody.
 - An ended stream is sent what is under way and its goodbye.
+- An ended stream has left the room though it is not read.
 - What waits for slow followers is copied in small pieces only.
 - A long history comes in pieces that fit.
 - A history that cannot be read ends the stream.
@@ -71,6 +72,7 @@ WHATWG.
 import asyncio
 import logging
 from collections.abc import AsyncIterable, AsyncIterator
+from contextlib import AsyncExitStack
 from time import time
 from typing import Annotated
 
@@ -108,13 +110,13 @@ class StreamOutlet:
         self._traffic = traffic
         self._first = first
         self._waiting: asyncio.Queue[bytes] = asyncio.Queue(size)
-        self._ended = False
+        self.ended = asyncio.Event()
 
     def put(self, event: Event) -> bool:
-        if not self._ended and self._waiting.qsize() >= self._size:
+        if not self.ended.is_set() and self._waiting.qsize() >= self._size:
             self._traffic.too_slow += 1
             self.end("The stream was read too slowly.")
-        if self._ended:
+        if self.ended.is_set():
             return False
         self._waiting.put_nowait(event.sse)
         return True
@@ -125,8 +127,8 @@ class StreamOutlet:
     def end(self, reason: str) -> None:
         """Drops what waits: the goodbye comes after what is under way, and to the rest the client comes back,
         for it has the id of the last message that it was sent. The first call counts."""
-        if not self._ended:
-            self._ended = True
+        if not self.ended.is_set():
+            self.ended.set()
             while not self._waiting.empty():
                 self._waiting.get_nowait()
                 self._waiting.task_done()
@@ -138,7 +140,7 @@ class StreamOutlet:
 
     async def chunks(self) -> AsyncIterator[bytes]:
         yield self._first
-        while not (self._ended and self._waiting.empty()):
+        while not (self.ended.is_set() and self._waiting.empty()):
             try:
                 async with asyncio.timeout(PING_SECONDS):
                     events = [await self._waiting.get()]
@@ -165,10 +167,11 @@ async def open_stream(
     after: After = None,
     last_event_id: Annotated[MessageId | None, Header()] = None,
 ) -> AsyncIterator[StreamOutlet]:
-    """A visit that ends with the stream."""
+    """A visit that ends when the stream does, or before: a slow reader is sent the goodbye late."""
     response.headers["Cache-Control"] = "no-cache"
     response.headers["X-Accel-Buffering"] = "no"
-    async with hub.visit(room, user) as visit:
+    async with AsyncExitStack() as place:
+        visit = await place.enter_async_context(hub.visit(room, user))
         seen = last_event_id or after
         connected = format_sse_event(
             comment="connected", id=seen or visit.last_id, retry=RETRY_SECONDS * 1_000
@@ -177,12 +180,14 @@ async def open_stream(
         with connections.admit(request, outlet):
             # Beside the stream, for the history waits until what was sent of it is read.
             telling = asyncio.create_task(tell(visit, outlet, seen))
+            leaving = asyncio.create_task(leave(outlet, telling, place))
             seconds = max(0, user.expires_at - time())
             end = asyncio.get_running_loop().call_later(seconds, outlet.end, "The credential has ended.")
             try:
                 yield outlet
             finally:
                 end.cancel()
+                leaving.cancel()
                 telling.cancel()
 
 
@@ -194,6 +199,12 @@ async def tell(visit: Visit, outlet: StreamOutlet, after: str | None) -> None:
     except Exception:
         logger.exception("a stream of a room failed")
         outlet.end("The service has failed.")
+
+
+async def leave(outlet: StreamOutlet, telling: asyncio.Task[None], place: AsyncExitStack) -> None:
+    await outlet.ended.wait()
+    telling.cancel()  # or who is only coming would come after having left
+    await place.aclose()
 
 
 @router.get("/{room}/events", response_class=EventBytes)

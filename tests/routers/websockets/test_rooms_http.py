@@ -333,6 +333,19 @@ def message(number: int, size: int) -> Event:
     return Event(Message(id=f"{number}-0", sender=sender, text="x" * size, sent_at=datetime.now(UTC)))
 
 
+async def test_an_ended_stream_has_left_the_room_though_it_is_not_read(house: House) -> None:
+    ada = await socket_of(house, "ada")
+    async with Stream(house, headers_of(house, "bob", SOON)) as bob:
+        await bob.next_of("joined")
+        bob.call.reads.clear()
+        for text_ in ("one", "two", "three"):
+            await say(house, text_)
+        assert (await ada.next_of("left"))["member"]["name"] == "bob"
+        assert house.state["connections"].stream_count == 1
+        bob.call.reads.set()
+        assert await bob.to_the_end() == "The credential has ended."
+
+
 async def test_an_ended_stream_is_sent_what_is_under_way_and_its_goodbye() -> None:
     outlet = page.StreamOutlet(10, b"connected", Traffic())
     chunks = outlet.chunks()
