@@ -52,6 +52,8 @@ class Seat:
 
 @dataclass
 class Room:
+    """As its connections in this process see it. What is kept of it, the backplane has."""
+
     visits: int = 0
     opening: asyncio.Lock = field(default_factory=asyncio.Lock)
     is_open: bool = False

@@ -13,6 +13,8 @@ from app.settings import RoomSettings
 
 
 class KeptRoom:
+    """What is kept of a room, whether anybody is in it or not."""
+
     def __init__(self, rate: float, forgotten: str) -> None:
         self.bucket = TokenBucket(rate)
         self.messages: deque[Message] = deque()
