@@ -13,10 +13,13 @@ from contextlib import suppress
 from fcntl import ioctl
 from termios import TIOCOUTQ
 
+from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.shutdown import LOOK_SECONDS, STILL_SECONDS
 
+STREAM_SECONDS = 3.0
+"""How long a client may take what is left of its stream of events, once the service is stopping."""
 SMALL = 64 * 1024
 """Bytes of an answer in one piece that the system takes in whether the client reads or not."""
 
@@ -24,10 +27,12 @@ SMALL = 64 * 1024
 class StalledSocketMiddleware:
     """Aborts a connection whose peer took nothing of its unsent bytes in `seconds`; for HTTP `http_seconds`.
 
-    Once the service is stopping it is half a second for both. From the close on a socket gets that time
-    in all. What the app sends after the close, its own or one that the server made, is not passed on:
-    uvicorn would take it for a mistake of the app and log a traceback. It needs the `stopping` of
-    `app/shutdown.py` in `scope["state"]`, where the lifespan puts it.
+    Once the service is stopping it is half a second for both. From the close on a socket gets that time in
+    all. A stream of events, whose client can come back to where it was, gets three seconds in all. A download
+    that goes on is left to the server, which cuts it after `--timeout-graceful-shutdown`. What the app sends
+    after the close, its own or one that the server made, is not passed on: uvicorn would take it for a
+    mistake of the app and log a traceback. It needs the `stopping` of `app/shutdown.py` in `scope["state"]`,
+    where the lifespan puts it.
 
     The transport is found through `receive`, a method of the object in uvicorn that has it. So this must be
     the outermost middleware, and on a server that keeps its transport elsewhere it does nothing.
@@ -49,12 +54,15 @@ class StalledSocketMiddleware:
 
     def watched(self, transport: asyncio.WriteTransport, send: Send, stopping: asyncio.Event) -> Send:
         watch: Watch | None = None
+        kind = Watch
 
         def send_watched(message: Message) -> Awaitable[None]:
-            nonlocal watch
+            nonlocal watch, kind
+            if message["type"] == "http.response.start" and is_stream_of_events(message):
+                kind = StreamWatch
             more = message.get("more_body", False)
             if watch is None and (more or len(message.get("body", b"")) > SMALL):
-                watch = Watch(transport, self.http_seconds, stopping)
+                watch = kind(transport, self.http_seconds, stopping)
                 self.watches_of_this_loop().add(watch)
             if watch and not more:
                 watch.app_ended = True
@@ -88,6 +96,10 @@ class StalledSocketMiddleware:
         if self.watches is None or self.watches.loop is not loop:
             self.watches = Watches(loop)
         return self.watches
+
+
+def is_stream_of_events(start: Message) -> bool:
+    return Headers(raw=start["headers"]).get("content-type", "").startswith("text/event-stream")
 
 
 class Watches:
@@ -153,6 +165,14 @@ def held_by_system(transport: asyncio.WriteTransport) -> int:
     with suppress(OSError, ValueError, TypeError):
         ioctl(transport.get_extra_info("socket"), TIOCOUTQ, held)
     return held[0]
+
+
+class StreamWatch(Watch):
+    """Once the service stops, taking a little at a time is not enough for long."""
+
+    def hurry(self) -> None:
+        super().hurry()
+        self._deadline = min(self._deadline, self._loop.time() + STREAM_SECONDS)
 
 
 class SocketWatch(Watch):

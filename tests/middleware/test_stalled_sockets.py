@@ -22,6 +22,7 @@ TEXT: Message = {"type": "websocket.send", "text": "hello"}
 def short_looks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stalled_sockets, "LOOK_SECONDS", LOOK_SECONDS)
     monkeypatch.setattr(stalled_sockets, "STILL_SECONDS", 0.1)
+    monkeypatch.setattr(stalled_sockets, "STREAM_SECONDS", 0.1, raising=False)
 
 
 class Transport:
@@ -229,6 +230,27 @@ async def test_a_client_that_takes_only_what_the_system_has_is_left_alone(stoppi
         assert not server.transport.aborted.is_set()
 
     await server.run(answers, seconds=0.1, stopping=stopping, kind="http")
+
+
+HEAD_OF_EVENTS: Message = {
+    "type": "http.response.start",
+    "status": 200,
+    "headers": [(b"content-type", b"text/event-stream; charset=utf-8")],
+}
+
+
+async def test_a_stream_of_events_that_is_taken_slowly_has_some_time_in_all_when_the_service_stops() -> None:
+    server = Server(fewer)
+
+    async def follows(scope: Scope, receive: Receive, send: Send) -> None:
+        await send(HEAD_OF_EVENTS)
+        await send(PIECE)
+        await server.transport.looked_often.wait()
+        assert not server.transport.aborted.is_set()
+        scope["state"]["stopping"].set()
+        await server.transport.aborted.wait()
+
+    await server.run(follows, seconds=3_600, kind="http")
 
 
 async def test_an_answer_that_is_not_taken_is_aborted_soon_when_the_service_stops() -> None:

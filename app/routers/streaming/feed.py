@@ -10,7 +10,7 @@ state anew.
 The history is the `Feed` of `app/realtime/feed.py`, opened in `app/lifespan.py` and kept in
 `request.state`. It numbers and keeps the events, has the `Places` of the followers, and is closed when
 `app/shutdown.py` sets `stopping` at the signal. Then each follower is sent what is left, and a goodbye, but
-one that stands still, or reads too slowly for the time that the server gives itself, is cut without.
+one that stands still, or needs more than three seconds for it, is cut without.
 
 The history is the only buffer. A follower has no queue, only a place in the history, so a reader that is
 slow, or stands still, costs no memory and delays nobody; it, too, is told of its gap. An id is a random
