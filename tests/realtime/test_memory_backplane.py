@@ -1,5 +1,6 @@
 import pytest
 
+from app.realtime import memory_backplane
 from app.realtime.backplane import Page
 from app.realtime.local_rooms import LocalRooms
 from app.realtime.memory_backplane import MemoryBackplane
@@ -62,3 +63,11 @@ async def test_a_ref_is_known_after_its_message_is_forgotten() -> None:
     assert [message.text for message in (await rooms.history("kitchen", BEGINNING, 10)).messages] == [
         "Coffee?"
     ]
+
+
+async def test_ids_grow_when_the_clock_stands_or_is_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter((2_000, 2_000, 1_000, 3_000))
+    monkeypatch.setattr(memory_backplane, "time_ns", lambda: next(clock) * 1_000_000)
+    rooms = backplane()
+    ids = [await rooms.post("kitchen", ADA, ref, "Tea?") for ref in ("a1", "a2", "a3", "a4")]
+    assert ids == ["2000-0", "2000-1", "2000-2", "3000-0"]
