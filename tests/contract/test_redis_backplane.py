@@ -226,6 +226,14 @@ async def test_the_receivers_have_a_turn_between_two_messages(server: RedisServe
     assert all(turns[1:-1])
 
 
+async def test_a_ref_is_known_for_remembered_seconds(server: RedisServer) -> None:
+    async with process(server, settings=SETTINGS.model_copy(update={"remembered_seconds": 77})) as (one, _):
+        await one.post("r", ADA, "tea", "Tea?")
+        async with connect(server.url, 1, LIMIT) as redis:
+            [key] = await redis.keys(f"*:tea:{ADA.user}")
+            assert 70 < await redis.ttl(key) <= 77
+
+
 async def test_nothing_stays_for_ever_and_the_stream_of_presence_is_bounded(
     server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
