@@ -52,7 +52,9 @@ because its answer was lost, is said twice.
 - What is no message is answered and loses nothing.
 - A room in which too much is said refuses the message and not the client.
 - A user with many sockets may say no more than with one and come only so often.
+- When Redis is away all are told and nothing can be said but nobody is cut off.
 - A client that says nothing for too long is closed with 4408.
+- A client that only sends pings is not closed.
 - A credential that ends closes its socket with 4401.
 - A client without a credential is refused before the handshake.
 - A room that is full and a user with too many connections are refused.

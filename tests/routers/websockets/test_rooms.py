@@ -2,6 +2,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
+from time import time
 from typing import Any
 
 import pytest
@@ -13,6 +14,8 @@ from starlette.types import Message
 
 from app.main import create_app
 from app.realtime.messages import BEGINNING, MAX_TEXT_LENGTH
+from app.security.handshake import socket_user
+from app.security.socket_user import SocketUser
 from app.settings import Settings
 from tests.live.traps import create_tutorial
 from tests.members import House, Member, open_house
@@ -194,11 +197,30 @@ async def test_a_client_that_says_nothing_for_too_long_is_closed_with_4408(setti
         assert await ada.peer.close_code() == 4408
 
 
-async def test_a_credential_that_ends_closes_its_socket_with_4401(settings: Settings) -> None:
-    security = settings.security.model_copy(update={"access_token_seconds": 1})
-    async with open_house(create_app(settings.model_copy(update={"security": security}))) as house:
+async def test_a_client_that_only_sends_pings_is_not_closed(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop, jumped = asyncio.get_running_loop(), 0.0
+    clock = loop.time
+    monkeypatch.setattr(loop, "time", lambda: clock() + jumped)
+    async with open_house(limited(settings, idle_seconds=10)) as house:
         ada = await house.join("kitchen", "ada")
-        assert await ada.peer.close_code() == 4401
+        for _ in range(3):
+            jumped += 7
+            ada.send({"type": "ping"})
+            await ada.next_of("pong")
+        jumped += 10
+        assert await ada.peer.close_code() == 4408
+
+
+async def test_a_credential_that_ends_closes_its_socket_with_4401(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ending = SocketUser("1", "ada", expires_at=time() + 0.2)
+    monkeypatch.setitem(house.app.dependency_overrides, socket_user, lambda: ending)
+    ada = await house.join("kitchen", "ada")
+    assert await ada.peer.close_code() == 4401
+    assert time() >= ending.expires_at
 
 
 async def test_a_client_without_a_credential_is_refused_before_the_handshake(house: House) -> None:
@@ -229,26 +251,54 @@ async def test_a_room_that_is_full_and_a_user_with_too_many_connections_are_refu
         await house.join("kitchen", "joe")
 
 
+async def test_when_redis_is_away_all_are_told_and_nothing_can_be_said_but_nobody_is_cut_off(
+    settings: Settings, tmp_path: Path
+) -> None:
+    with redis_server(tmp_path) as server:
+        rooms = settings.rooms.model_copy(update={"publish_timeout": 0.3, "heartbeat_seconds": 0.2})
+        app = create_app(settings.model_copy(update={"redis_url": server.url, "rooms": rooms}))
+        async with open_house(app) as house:
+            ada, bob = await house.join("kitchen", "ada"), await house.join("kitchen", "bob")
+            server.freeze()
+            try:
+                ada.say("tea", ref="tea")
+                refused = await ada.next_of("refused")
+                assert (refused["ref"], refused["reason"]) == ("tea", "unavailable")
+                assert (await bob.next_of("service"))["state"] == "degraded"
+                eve = await house.join("kitchen", "eve")
+                assert eve.received[0]["service"] == "degraded"
+                back = await house.join("kitchen", "joe", after=BEGINNING)
+                assert await back.peer.close_code() == 1013
+            finally:
+                server.thaw()
+            for member, states in {ada: ["degraded", "ok"], bob: ["degraded", "ok"], eve: ["ok"]}.items():
+                while (await member.next_of("service"))["state"] != "ok":
+                    pass
+                assert [told["state"] for told in member.received if told["type"] == "service"] == states
+            ids = await talk(ada, "tea", "milk")
+            assert [(await bob.next_of("message"))["id"] for _ in range(2)] == ids
+
+
 async def test_trap_history_and_live_messages_from_two_sources_lose_what_is_said_between(
-    house: House,
+    tmp_path: Path,
 ) -> None:
     """The usual order: read the history, send it, then subscribe."""
-    history, subscribers, received = ["one"], list[list[str]](), list[str]()
+    with redis_server(tmp_path) as server:
+        redis = Redis.from_url(server.url.get_secret_value(), decode_responses=True)
 
-    async def join() -> None:
-        for text in history.copy():
-            received.append(text)
-            await asyncio.sleep(0)  # as any send does that has to wait
-        subscribers.append(received)
+        async def say(text: str) -> None:
+            await redis.rpush("history", text)
+            await redis.publish("kitchen", text)
 
-    joining = asyncio.create_task(join())
-    await asyncio.sleep(0)
-    history.append("between")
-    for subscriber in subscribers:
-        subscriber.append("between")
-    async with asyncio.timeout(LIMIT):
-        await joining
-    assert "between" not in received
+        async with redis, redis.pubsub() as bob, asyncio.timeout(LIMIT):
+            await say("before")
+            received = await redis.lrange("history", 0, -1)
+            await say("between")  # while he is sent that
+            await bob.subscribe("kitchen")
+            assert (await anext(bob.listen()))["type"] == "subscribe"
+            await say("after")
+            received.append((await anext(bob.listen()))["data"])
+            assert received == ["before", "after"]
 
 
 async def test_trap_a_message_that_is_sent_again_after_a_lost_answer_is_said_twice() -> None:
