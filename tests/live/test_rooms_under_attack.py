@@ -23,12 +23,15 @@ class Talk:
 
     def __init__(self, server: Server, stack: ExitStack) -> None:
         self.server = server
-        self.token = token(server, "ada")
-        self.members = [stack.enter_context(self.join()) for _ in range(2)]
+        ada, self.token = token(server, "ada"), token(server, "eve")
+        self.members = [stack.enter_context(self.join(ada)) for _ in range(2)]
         self._numbers = count()
 
-    def join(self) -> ClientConnection:
-        return connect(f"{self.server.ws_url}/rooms/hall", additional_headers=bearer(self.token))
+    def join(self, token: str) -> ClientConnection:
+        return connect(f"{self.server.ws_url}/rooms/hall", additional_headers=bearer(token))
+
+    def stranger(self) -> ClientConnection:
+        return self.join(self.token)
 
     def goes_on(self) -> None:
         for speaker in self.members:
@@ -104,12 +107,12 @@ def test_a_ticket_that_was_used_is_refused(talk: Talk) -> None:
     answer = httpx2.post(f"{talk.server.url}/rooms/tickets", headers=bearer(talk.token))
     query = f"?ticket={answer.json()['ticket']}"
     with connect(f"{talk.server.ws_url}/rooms/hall{query}") as member:
-        assert next_of(member, "welcome")["you"]["name"] == "ada"
+        assert next_of(member, "welcome")["you"]["name"] == "eve"
     assert refusal(talk.server, query) == (401, "application/problem+json")
 
 
 def test_a_flood_is_closed_with_1008(talk: Talk) -> None:
-    with talk.join() as member:
+    with talk.stranger() as member:
         for number in range(300):
             member.send(json.dumps({"type": "say", "ref": f"flood-{number}", "text": "buy"}))
         assert close_code(member) == 1008
@@ -119,13 +122,13 @@ def test_a_message_of_a_mebibyte_is_closed_with_1009_by_the_service_and_a_larger
     talk: Talk,
 ) -> None:
     for size in (2**20, 2**20 + 1):
-        with talk.join() as member:
+        with talk.stranger() as member:
             member.send("x" * size)
             assert close_code(member) == 1009
 
 
 def test_text_that_is_not_utf_8_is_closed_with_1007(talk: Talk) -> None:
-    with talk.join() as member:
+    with talk.stranger() as member:
         member.send(b"\xff", text=True)
         assert close_code(member) == 1007
 
