@@ -18,9 +18,10 @@ prefix, made at each start, and a number: after a restart numbers begin again, a
 event. The first thing that a new client is sent is an id without data, so that it can come back before it
 has seen anything.
 
-Here the stream is made of bytes, by a `StreamingResponse` with a `media_type` of its own, for an event is
-written once by `format_sse_event` and not once for each follower. So the comments that keep a silent
-connection alive, and the headers that `EventSourceResponse` would have set, are ours to send.
+Here the stream is made of bytes, by a `StreamingResponse` with a `media_type` of its own
+(`app/realtime/event_stream.py`), for an event is written once by `format_sse_event` and not once for each
+follower. So the comments that keep a silent connection alive, and the headers that `EventSourceResponse`
+would have set, are ours to send.
 
 ## The trap
 
@@ -69,22 +70,15 @@ from collections.abc import AsyncIterable, AsyncIterator
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Header, Request, Response
-from fastapi.responses import StreamingResponse
 from fastapi.sse import format_sse_event
 from pydantic import BaseModel, Field
 
 from app.dependencies import FeedDep
+from app.realtime.event_stream import PING, PING_SECONDS, EventBytes, Goodbye
 
-PING_SECONDS = 15.0
-"""Proxies close a connection on which nothing is sent for a minute or so."""
-PING = format_sse_event(comment="ping")
 RETRY_MILLISECONDS = 2_000
 
 router = APIRouter(prefix="/streaming", tags=["streaming"])
-
-
-class EventBytes(StreamingResponse):
-    media_type = "text/event-stream"
 
 
 class News(BaseModel):
@@ -97,10 +91,6 @@ class Published(BaseModel):
 
 class Gap(BaseModel):
     missed: Annotated[int | None, Field(description="null: the service has been restarted")]
-
-
-class Goodbye(BaseModel):
-    reason: str
 
 
 @router.post("/feed", status_code=201)
@@ -142,9 +132,7 @@ async def follow(after: Annotated[int | None, Depends(take_place)], feed: FeedDe
             after += 1
             yield feed[after]
         elif feed.closed:
-            yield format_sse_event(
-                event="goodbye", data_str=Goodbye(reason="The server is stopping.").model_dump_json()
-            )
+            yield Goodbye(reason="The server is stopping.").event()
             return
         elif not await is_set_within(PING_SECONDS, changed):
             yield PING

@@ -84,12 +84,11 @@ from app.dependencies import ConnectionsDep, HubDep, SettingsDep, SocketUserDep
 from app.errors import ServiceUnavailable, TooManyRequests
 from app.realtime.backplane import RoomBusy, Unavailable
 from app.realtime.connection import Traffic
+from app.realtime.event_stream import PING, PING_SECONDS, EventBytes, Goodbye
 from app.realtime.hub import Visit
 from app.realtime.local_rooms import Event
 from app.realtime.messages import After, MessageId, NewMessage, RoomName
-from app.routers.streaming.feed import PING, EventBytes, Goodbye
 
-PING_SECONDS = 15.0
 RETRY_SECONDS = 2
 PIECE_SIZE = 64 * 1024
 """Bytes after which no further event is added to what is sent at once."""
@@ -132,8 +131,7 @@ class StreamOutlet:
             while not self._waiting.empty():
                 self._waiting.get_nowait()
                 self._waiting.task_done()
-            goodbye = Goodbye(reason=reason).model_dump_json()
-            self._waiting.put_nowait(format_sse_event(event="goodbye", data_str=goodbye))
+            self._waiting.put_nowait(Goodbye(reason=reason).event())
 
     def say_goodbye(self) -> None:
         self.end("The service restarts, connect again.")
