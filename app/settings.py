@@ -190,7 +190,7 @@ class RoomSettings(BaseModel):
     ] = 24 * 3_600
     max_rooms: Annotated[
         PositiveInt,
-        _setting("rooms kept in the process; one more forgets the empty one that was used least lately"),
+        _setting("rooms whose messages are kept; one more forgets those of the room used least lately"),
     ] = 1_000
     max_members: Annotated[PositiveInt, _setting("connections in one room; more are refused with 503")] = (
         1_000

@@ -6,7 +6,7 @@ where it was. Another one, `Presence`, writes who is here.
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
@@ -14,10 +14,10 @@ from pydantic import SecretStr
 from redis.asyncio import Redis
 
 from app.realtime.backplane import Listener, Page, RoomBusy, Unavailable, key_of
-from app.realtime.messages import BEGINNING, Member
+from app.realtime.messages import BEGINNING, Member, Message
 from app.realtime.redis_presence import Presence
 from app.realtime.redis_reader import FollowedRoom, Reader, message_of
-from app.realtime.redis_store import ENGINE_ERRORS, POST, PREFIX, connect, messages_of
+from app.realtime.redis_store import FORGOTTEN, POST, PREFIX, ROOMS, connect, messages_of
 from app.realtime.token_bucket import BURST_SECONDS
 from app.settings import RoomSettings
 
@@ -54,23 +54,36 @@ class RedisBackplane:
     async def post(self, room: str, sender: Member, ref: str, text: str) -> str:
         settings = self._settings
         keys = [messages_of(room), f"{PREFIX}rate:{room}", f"{PREFIX}posted:{room}:{ref}:{sender.user}"]
+        keys += [ROOMS, FORGOTTEN]
         limits = [BURST_SECONDS, settings.messages_per_second * BURST_SECONDS, settings.remembered_seconds]
-        kept = [settings.history, settings.history_seconds]
+        kept = [settings.history, settings.history_seconds, settings.max_rooms]
         async with self._in_time(), self._turns:
             message_id = await self._redis.eval(
                 POST, len(keys), *keys, *limits, *kept, sender.model_dump_json(), text
             )
+            if message_id is not None:
+                key_of(message_id)  # what is no id is no answer
         if message_id is None:
             raise RoomBusy
         return str(message_id)
 
     async def history(self, room: str, after: str, limit: int) -> Page:
+        after = "{}-{}".format(*key_of(after))  # as Redis writes it
         async with self._in_time(), self._turns:
-            entries: Any = await self._redis.xrange(messages_of(room), min=after, count=limit + 1)
-        if entries and key_of(entries[0][0]) == key_of(after):
-            return Page([message_of(*entry) for entry in entries[1:]], complete=True)
-        before = entries[0][1]["before"] if entries else BEGINNING
-        return Page([message_of(*entry) for entry in entries[:limit]], key_of(before) == key_of(after))
+            pipe = self._redis.pipeline(transaction=False)
+            pipe.xrange(messages_of(room), min=after, count=limit + 1)
+            # After the messages were looked at: what has just gone with the room is not missed.
+            pipe.get(FORGOTTEN)
+            entries, forgotten = await pipe.execute()
+            first_id, first = entries[0] if entries else (None, {"before": forgotten or BEGINNING})
+            complete = after in (first_id, first.get("before"))
+            if first_id == after:
+                entries = entries[1:]
+            while not (messages := _messages(entries)) and entries:
+                # None of them is ours. An empty page would be the end of the history.
+                past: Any = f"({entries[-1][0]}"
+                entries = await self._redis.xrange(messages_of(room), min=past, count=limit)
+        return Page(messages[:limit], complete)
 
     def announce(self, room: str, member: Member, *, here: bool) -> None:
         self._presence.announce(room, member, here)
@@ -93,7 +106,7 @@ class RedisBackplane:
                 task.cancel()
             await asyncio.wait(tasks)
             if self._answers.is_set():
-                with suppress(*ENGINE_ERRORS):
+                with suppress(Exception):  # of a broken reply too: the others find out by the silence
                     await self._presence.say_goodbye()
 
     @asynccontextmanager
@@ -103,8 +116,13 @@ class RedisBackplane:
         try:
             async with asyncio.timeout(self._settings.publish_timeout):
                 yield
-        except ENGINE_ERRORS as exc:
+        except Exception as exc:
+            # For a broken reply redis-py raises anything, and nothing but a request is in the block.
             raise Unavailable from exc
+
+
+def _messages(entries: Sequence[tuple[str, Mapping[str, str]]]) -> list[Message]:
+    return [message for entry in entries if (message := message_of(*entry))]
 
 
 @asynccontextmanager

@@ -6,6 +6,7 @@ told again: after an outage, or when Redis has lost it.
 """
 
 import asyncio
+import logging
 from collections.abc import Sequence
 from itertools import islice
 from secrets import token_hex
@@ -24,12 +25,13 @@ from app.realtime.redis_store import (
     PROCESSES,
     TELL,
     members_of,
+    pause,
     replies,
     told_of,
 )
 from app.settings import RoomSettings
 
-RETRY_SECONDS = 0.05
+logger = logging.getLogger("app.realtime")
 
 
 class Presence:
@@ -65,6 +67,7 @@ class Presence:
 
     async def tell(self) -> None:
         """Tells the others of each change, for ever."""
+        failures = 0
         while True:
             await self._has_untold.wait()
             await self._answers.wait()
@@ -73,10 +76,15 @@ class Presence:
                 del self._untold[key]
             try:
                 await self._tell(batch)
-            except ENGINE_ERRORS:
+                failures = 0
+            except Exception as exc:
+                # An outage is logged by the reader. Of a broken reply redis-py raises anything.
+                if not isinstance(exc, ENGINE_ERRORS):
+                    logger.exception("Who is here could not be told. It will be")
                 for key in batch:
                     self._will_tell(key)
-                await asyncio.sleep(RETRY_SECONDS)
+                await pause(failures)
+                failures += 1
             if not self._untold:
                 self._has_untold.clear()
 

@@ -6,25 +6,26 @@ lost: messages, or changes of who is here, which is then looked up anew.
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from random import SystemRandom
 from time import monotonic
 from typing import Any
 
 from redis.asyncio import Redis
 
-from app.realtime.backplane import Listener, key_of
+from app.realtime.backplane import Listener, MessageKey, key_of
 from app.realtime.messages import BEGINNING, Member, Message
 from app.realtime.redis_presence import Presence
 from app.realtime.redis_store import (
     BATCH,
     ENGINE_ERRORS,
+    FORGOTTEN,
     PRESENCE,
     PROCESSES,
     members_of,
     messages_of,
+    pause,
     replies,
 )
 from app.settings import RoomSettings
@@ -32,7 +33,6 @@ from app.settings import RoomSettings
 logger = logging.getLogger("app.realtime")
 
 MAX_ENTRIES_READ = 1_000
-FIRST_DELAY, MAX_DELAY = 0.05, 1.0
 
 
 @dataclass
@@ -42,6 +42,13 @@ class FollowedRoom:
     cursor: str = BEGINNING
     others: dict[str, dict[str, Member]] = field(default_factory=dict)
     """The members in other processes, by process and connection."""
+    empty_until: MessageKey = (0, 0)
+    """Before this key it has no message."""
+
+    def misses(self, before: str) -> bool:
+        """Whether something is lost between the cursor and an entry which says that this one was before."""
+        # The first entry of a room names the newest that went with any room, since the cursor too perhaps.
+        return before != self.cursor and not key_of(self.cursor) <= key_of(before) < self.empty_until
 
 
 class Reader:
@@ -80,12 +87,11 @@ class Reader:
             except ENGINE_ERRORS as exc:
                 self._set_degraded(True, str(exc) or type(exc).__name__)
             except Exception:
-                # Of a listener, or of an entry that is not ours. It is not read again.
+                # Of a listener, which is not told again; or of a broken reply: redis-py raises anything.
                 logger.exception("The rooms could not be followed")
                 self._set_degraded(True, "see above")
-            delay = min(MAX_DELAY, FIRST_DELAY * 2**failures)
-            failures = min(failures + 1, 10)
-            await asyncio.sleep(SystemRandom().uniform(delay / 2, delay))
+            await pause(failures)
+            failures += 1
 
     def _set_degraded(self, degraded: bool, reason: str = "") -> None:
         self.started.set()
@@ -103,7 +109,7 @@ class Reader:
         pipe.xrevrange(PRESENCE, count=1)
         [newest] = await replies(pipe, self._settings.publish_timeout)
         # Before the rooms are looked at: what changes meanwhile is told once more.
-        self._presence_cursor = _last_id(newest)
+        self._presence_cursor = newest[0][0] if newest else BEGINNING
         await self._look(list(self.rooms.values()))
 
     async def _beat(self) -> bool:
@@ -124,7 +130,10 @@ class Reader:
     async def _look_at(self, rooms: Sequence[FollowedRoom]) -> None:
         pipe = self._redis.pipeline(transaction=False)
         pipe.zrange(PROCESSES, 0, -1)
-        [processes] = await replies(pipe, self._settings.publish_timeout)
+        # Before the messages are looked at: those of a room that seems empty come after this id.
+        pipe.get(FORGOTTEN)
+        pipe.time()
+        processes, forgotten, (seconds, microseconds) = await replies(pipe, self._settings.publish_timeout)
         others = [process for process in processes if process != self._presence.process]
         for room in rooms:
             pipe.xrevrange(messages_of(room.name), count=1)
@@ -132,12 +141,15 @@ class Reader:
                 pipe.hgetall(members_of(room.name, process))
         answers = iter(await replies(pipe, self._settings.publish_timeout))
         for room in rooms:
-            last = _last_id(next(answers))
+            newest = next(answers)
+            last = newest[0][0] if newest else forgotten or BEGINNING
             seen = {process: _members(next(answers)) for process in others}
             if self.rooms.get(room.name) is not room:
                 continue
             if not room.is_open.is_set():
                 room.cursor = last
+                if not newest:
+                    room.empty_until = (seconds * 1_000 + microseconds // 1_000, 0)
             elif key_of(last) < key_of(room.cursor):
                 room.cursor = last
                 self._listener.lost(room.name)
@@ -166,21 +178,29 @@ class Reader:
                 if stream != PRESENCE:
                     self._deliver(rooms[stream], entry_id, fields)
                     await asyncio.sleep(0)  # the receivers have a turn before their outboxes are full
-                elif fields.pop("before") == self._presence_cursor:
+                elif fields.get("before") == self._presence_cursor:
                     self._presence_cursor = entry_id
-                    self._hear(**fields)
+                    self._hear(fields)
                 else:
                     return await self._catch_up()
 
     def _deliver(self, room: FollowedRoom, entry_id: str, fields: dict[str, str]) -> None:
         if self.rooms.get(room.name) is not room:
             return
-        if fields["before"] != room.cursor:
-            self._listener.lost(room.name)
+        message = message_of(entry_id, fields)
+        # What was before an entry that is not ours is not known.
+        is_lost = not message or room.misses(fields["before"])
         room.cursor = entry_id
-        self._listener.posted(room.name, message_of(entry_id, fields))
+        if is_lost:
+            self._listener.lost(room.name)
+        if message:
+            self._listener.posted(room.name, message)
+        else:
+            logger.warning("%s of %s is not ours, and is passed over", entry_id, messages_of(room.name))
 
-    def _hear(self, process: str, kind: str, room: str, connection: str, member: str) -> None:
+    def _hear(self, event: Mapping[str, str]) -> None:
+        names = ("process", "kind", "room", "connection", "member")
+        process, kind, room, connection, written = (event.get(name, "") for name in names)
         followed = self.rooms.get(room)
         if process == self._presence.process:
             return
@@ -188,9 +208,9 @@ class Reader:
             self._forget(process)
         elif followed and followed.is_open.is_set():
             members = followed.others.setdefault(process, {})
-            if kind == "joined" and connection not in members:
-                members[connection] = Member.model_validate_json(member)
-                self._listener.joined(room, members[connection])
+            if kind == "joined" and connection not in members and (member := _member(written)):
+                members[connection] = member
+                self._listener.joined(room, member)
             elif kind == "left" and connection in members:
                 self._listener.left(room, members.pop(connection))
 
@@ -200,19 +220,28 @@ class Reader:
                 self._listener.left(room.name, member)
 
 
-def message_of(entry_id: str, fields: dict[str, str]) -> Message:
+def message_of(entry_id: str, fields: Mapping[str, str]) -> Message | None:
+    """None: the entry is not ours."""
     milliseconds, _ = key_of(entry_id)
-    return Message(
-        id=entry_id,
-        sender=Member.model_validate_json(fields["sender"]),
-        text=fields["text"],
-        sent_at=datetime.fromtimestamp(milliseconds / 1_000, UTC),
-    )
+    try:
+        key_of(fields["before"])
+        return Message(
+            id=entry_id,
+            sender=Member.model_validate_json(fields["sender"]),
+            text=fields["text"],
+            sent_at=datetime.fromtimestamp(milliseconds / 1_000, UTC),
+        )
+    except (KeyError, ValueError, OverflowError, OSError):  # the last two of a time that cannot be
+        return None
 
 
-def _members(kept: dict[str, str]) -> dict[str, Member]:
-    return {connection: Member.model_validate_json(member) for connection, member in kept.items()}
+def _members(kept: Mapping[str, str]) -> dict[str, Member]:
+    return {connection: member for connection, written in kept.items() if (member := _member(written))}
 
 
-def _last_id(newest: Sequence[tuple[str, object]]) -> str:
-    return newest[0][0] if newest else BEGINNING
+def _member(written: str) -> Member | None:
+    """None: it is not ours."""
+    try:
+        return Member.model_validate_json(written)
+    except ValueError:
+        return None

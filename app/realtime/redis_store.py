@@ -4,6 +4,7 @@ A script (Lua) runs whole or not at all, and nothing else runs in between.
 """
 
 import asyncio
+from random import SystemRandom
 from typing import Any
 
 from pydantic import SecretStr
@@ -12,6 +13,7 @@ from redis.asyncio.client import Pipeline
 from redis.exceptions import RedisError
 
 ENGINE_ERRORS = (RedisError, OSError, TimeoutError)
+FIRST_DELAY, MAX_DELAY = 0.05, 1.0
 BATCH = 100
 """Rooms or connections that are asked for, or told of, at once."""
 
@@ -21,6 +23,10 @@ PROCESSES = f"{PREFIX}processes"
 """When each process was last heard of, in milliseconds of Redis."""
 PRESENCE = f"{PREFIX}presence"
 """The stream of who comes and goes, in all rooms."""
+ROOMS = f"{PREFIX}rooms"
+"""The streams of messages, by the time of the last one, in microseconds of Redis."""
+FORGOTTEN = f"{PREFIX}forgotten"
+"""The newest last id of the rooms that were forgotten: of any room, all that went with it is not after it."""
 MAX_PRESENCE_EVENTS = 10_000
 
 
@@ -66,20 +72,61 @@ end
 )
 
 POST = """
--- KEYS: the messages of a room; how many came of late; the id of this one, if it was posted before.
--- ARGV: the seconds that are of late, and how many may come in them; seconds for which an id is known;
--- messages kept, and seconds; sender, text. No answer: too many came.
+-- KEYS: the messages of a room; how many came of late; the id of this one, if it was posted before; the
+-- rooms by their last messages; the newest id that went with a room. ARGV: the seconds that are of late, and
+-- how many may come in them; seconds for which an id is known; messages kept, and seconds; rooms kept;
+-- sender, text. No answer: too many came.
+local function parts(id)
+  local milliseconds, number = string.match(id, '(%d+)-(%d+)')
+  return tonumber(milliseconds), tonumber(number)
+end
 local known = redis.call('GET', KEYS[3])
 if known then return known end
 local count = redis.call('INCR', KEYS[2])
 if count == 1 then redis.call('EXPIRE', KEYS[2], ARGV[1]) end
 if count > tonumber(ARGV[2]) then return false end
 local last = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)[1]
-local before = last and last[1] or '0-0'
-local id = redis.call('XADD', KEYS[1], 'MAXLEN', ARGV[4], '*',
-                      'before', before, 'sender', ARGV[6], 'text', ARGV[7])
+local forgotten = redis.call('GET', KEYS[5]) or '0-0'
+local before = last and last[1] or forgotten
+local time = redis.call('TIME')
+local now = time[1] * 1000000 + time[2]
+local id = '*'
+if not last then
+  -- The stream is new, but the ids of the room are not: they go on, though the clock stands or was put back.
+  local milliseconds, number = parts(forgotten)
+  if now < (milliseconds + 1) * 1000 then id = string.format('%.0f-%.0f', milliseconds, number + 1) end
+end
+id = redis.call('XADD', KEYS[1], 'MAXLEN', ARGV[4], id, 'before', before, 'sender', ARGV[7], 'text', ARGV[8])
 redis.call('EXPIRE', KEYS[1], ARGV[5])
 redis.call('SET', KEYS[3], id, 'EX', ARGV[3])
+
+-- Before this room is among them, for whatever the clock says, it is not the one that goes.
+redis.call('ZREM', KEYS[4], KEYS[1])
+redis.call('ZREMRANGEBYSCORE', KEYS[4], '-inf', now - ARGV[5] * 1000000)
+-- A few at a time: after the limit was lowered there may be very many, and nobody else has a turn meanwhile.
+local excess = math.min(redis.call('ZCARD', KEYS[4]) + 1 - ARGV[6], 10)
+if excess > 0 then
+  local oldest = redis.call('ZPOPMIN', KEYS[4], excess)
+  for at = 1, #oldest, 2 do
+    local newest = redis.call('XREVRANGE', oldest[at], '+', '-', 'COUNT', 1)[1]
+    if newest then
+      local milliseconds, number = parts(newest[1])
+      if milliseconds * 1000 > now + ARGV[5] * 1000000 or number > 1e14 then
+        -- Not of ours, and the ids of all rooms would go on from there.
+        milliseconds, number = math.floor(now / 1000), 0
+      end
+      local known, of_it = parts(forgotten)
+      if milliseconds > known or milliseconds == known and number > of_it then
+        forgotten = string.format('%.0f-%.0f', milliseconds, number)
+      end
+      redis.call('DEL', oldest[at])
+    end
+  end
+  redis.call('SET', KEYS[5], forgotten)
+end
+redis.call('ZADD', KEYS[4], now, KEYS[1])
+redis.call('EXPIRE', KEYS[4], ARGV[5])
+redis.call('EXPIRE', KEYS[5], ARGV[5])
 return id
 """
 
@@ -109,6 +156,8 @@ def connect(url: SecretStr, max_connections: int, seconds: float) -> Redis:
             decode_responses=True,
             # With version 3 a connection that the server has closed is found out only when it is used.
             protocol=2,
+            # What others have written may be no text; it must not end the read of all rooms.
+            encoding_errors="replace",
             # Who asks has a limit for the whole; a read that blocks has another.
             socket_timeout=None,
             socket_connect_timeout=seconds,
@@ -121,3 +170,9 @@ def connect(url: SecretStr, max_connections: int, seconds: float) -> Redis:
 async def replies(pipe: Pipeline, seconds: float) -> list[Any]:
     async with asyncio.timeout(seconds):
         return await pipe.execute()
+
+
+async def pause(failures: int) -> None:
+    """Before the next attempt: longer after each failure, and not for all processes alike."""
+    delay = min(MAX_DELAY, FIRST_DELAY * 2 ** min(failures, 10))
+    await asyncio.sleep(SystemRandom().uniform(delay / 2, delay))

@@ -224,28 +224,3 @@ async def test_the_receivers_have_a_turn_between_two_messages(server: RedisServe
         await told.until(lambda told: len(told.texts) == 50)
         receiver.cancel()
     assert all(turns[1:-1])
-
-
-async def test_a_ref_is_known_for_remembered_seconds(server: RedisServer) -> None:
-    async with process(server, settings=SETTINGS.model_copy(update={"remembered_seconds": 77})) as (one, _):
-        await one.post("r", ADA, "tea", "Tea?")
-        async with connect(server.url, 1, LIMIT) as redis:
-            [key] = await redis.keys(f"*:tea:{ADA.user}")
-            assert 70 < await redis.ttl(key) <= 77
-
-
-async def test_nothing_stays_for_ever_and_the_stream_of_presence_is_bounded(
-    server: RedisServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("app.realtime.redis_presence.MAX_PRESENCE_EVENTS", 100)
-    members = [Member(connection=f"c{n}", user="1", name="Ada") for n in range(500)]
-    async with process(server, "r") as (one, _), process(server, "r") as (_, told):
-        for member in members:
-            one.announce("r", member, here=True)
-        await say(one, "1")
-        await told.until(lambda told: told.elsewhere_now == set(members))
-        async with connect(server.url, 1, LIMIT) as redis:
-            keys = [key async for key in redis.scan_iter()]
-            assert len(keys) == 7
-            assert all([await redis.pttl(key) > 0 for key in keys])
-            assert await redis.xlen(PRESENCE) < 300
