@@ -12,7 +12,6 @@ from pydantic import SecretStr
 
 from app.settings import Settings, TelemetrySettings
 from app.single_process import telling_what_is_not_shared
-from tests.server import serve
 
 SAID = "More than one process serves"
 
@@ -71,11 +70,3 @@ def test_where_no_lock_can_be_had_it_starts_and_says_nothing(
         for settings in (new_settings, new_settings, nowhere, nowhere):
             stack.enter_context(telling_what_is_not_shared(settings))
     assert told(caplog) == []
-
-
-def test_two_workers_say_it_once(tmp_path: Path) -> None:
-    with serve(tmp_path, args=["--workers", "2"]) as server:
-        line = server.wait_for(SAID, 20).string
-        assert '"level":"WARNING"' in line.replace(" ", "") and "APP_REDIS_URL" in line
-        server.stop()
-        assert server.log.count(SAID) == 1
