@@ -38,8 +38,9 @@ class Listener(Protocol):
     def posted(self, room: str, message: Message) -> None:
         """In the order of the ids, each once."""
 
-    def lost(self, room: str) -> None:
-        """What was posted since the last one is forgotten, and cannot be delivered."""
+    def lost(self, room: str, last_id: str) -> None:
+        """What was posted since the last one may be forgotten, and cannot be delivered. It goes on after
+        `last_id`, which may be smaller than ids that were told: the engine may be another."""
 
     def joined(self, room: str, member: Member) -> None:
         """In another process."""

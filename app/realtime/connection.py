@@ -140,7 +140,7 @@ class Connection:
                 ending.cancel()
 
     async def _write(self) -> None:
-        with suppress(WebSocketDisconnect):
+        with suppress(WebSocketDisconnect, WebSocketDisconnected):
             while self._outbox:
                 await self._websocket.send_text(self._outbox.popleft().content)
         self._writer = None

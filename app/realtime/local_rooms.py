@@ -107,12 +107,11 @@ class LocalRooms:
             open_room.last_id = message.id
             self.tell(open_room, message, key_of(message.id))
 
-    def lost(self, room: str) -> None:
+    def lost(self, room: str, last_id: str) -> None:
         self.counts.gaps += 1
         if open_room := self.rooms.get(room):
             self.tell(open_room, Gap())
-            # Another engine may have taken over, whose ids begin anew.
-            open_room.last_id = BEGINNING
+            open_room.last_id = last_id
             for seat in open_room.seats.values():
                 if seat.after != NOT_YET:
                     seat.after = key_of(BEGINNING)

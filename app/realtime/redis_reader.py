@@ -1,7 +1,8 @@
 """What happens in the rooms, read from Redis and told to the listener.
 
 Every entry of a stream names the one before it. Where that is not the one that was read last, something is
-lost: messages, or changes of who is here, which is then looked up anew.
+lost: messages, or changes of who is here, which is then looked up anew. A room that was silent for longer
+than Redis keeps it looks the same, and its members are told of a gap though there is none.
 """
 
 import asyncio
@@ -152,7 +153,7 @@ class Reader:
                     room.empty_until = (seconds * 1_000 + microseconds // 1_000, 0)
             elif key_of(last) < key_of(room.cursor):
                 room.cursor = last
-                self._listener.lost(room.name)
+                self._listener.lost(room.name, room.cursor)
             room.others |= seen
             members = [member for each in room.others.values() for member in each.values()]
             self._listener.elsewhere(room.name, members)
@@ -192,7 +193,7 @@ class Reader:
         is_lost = not message or room.misses(fields["before"])
         room.cursor = entry_id
         if is_lost:
-            self._listener.lost(room.name)
+            self._listener.lost(room.name, room.cursor)
         if message:
             self._listener.posted(room.name, message)
         else:

@@ -32,7 +32,7 @@ class Told:
     def posted(self, room: str, message: Message) -> None:
         self._note("posted", room, message.id, message.text)
 
-    def lost(self, room: str) -> None:
+    def lost(self, room: str, last_id: str) -> None:
         self._note("lost", room)
 
     def joined(self, room: str, member: Member) -> None:

@@ -141,3 +141,16 @@ async def test_the_last_id_is_the_newer_one_of_what_was_found_and_what_was_told_
     hub = hub_of(settings, BusyMemory(settings.rooms, local, *ids), local)
     async with hub.visit("kitchen", ADA) as visit:
         assert visit.last_id == "10-0"
+
+
+async def test_who_comes_back_after_a_loss_gets_all_that_is_kept(settings: Settings) -> None:
+    local = LocalRooms()
+    hub = hub_of(settings, MemoryBackplane(settings.rooms, local), local)
+    async with hub.visit("kitchen", ADA):
+        ids = [await hub.backplane.post("kitchen", BOB, str(n), str(n)) for n in range(5 * PAGE_SIZE)]
+        local.lost("kitchen", ids[-1])
+        back = Reader(Talk())
+        async with hub.visit("kitchen", ADA) as visit:
+            await visit.follow(back, ids[0])
+        assert back.texts == [str(n) for n in range(1, 5 * PAGE_SIZE)]
+        assert back.told[0]["last_id"] == ids[-1]

@@ -26,7 +26,8 @@ def test_after_a_loss_the_ids_may_begin_anew_at_smaller_ones() -> None:
     rooms.posted("kitchen", message("2000-0"))
     assert told == []
     caught_up.after = key_of("2000-0")
-    rooms.lost("kitchen")
+    rooms.lost("kitchen", "900-0")
+    assert room.last_id == "900-0"
     assert ["gap" in text for text in told] == [True, True]
     rooms.posted("kitchen", message("1000-0"))
     assert room.last_id == "1000-0"

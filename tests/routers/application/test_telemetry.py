@@ -483,7 +483,7 @@ async def test_the_metrics_tell_how_many_sockets_and_streams_are_open_and_what_g
         ada.say("Tea?")
         await ada.next_of("message")
         local = house.state["hub"].local
-        local.lost("kitchen")
+        local.lost("kitchen", "0-0")
         local.degraded(True)
         sent_at = datetime.now(UTC) - timedelta(seconds=7)
         sender = RoomMember.model_validate(ada.received[0]["you"])
