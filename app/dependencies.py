@@ -24,13 +24,15 @@ from app.realtime.hub import Hub
 from app.security.access_tokens import AccessTokens, AuthenticatedUser
 from app.security.accounts import Accounts
 from app.security.bearer import current_user
+from app.security.file_owner import file_owner
 from app.security.handshake import socket_user
 from app.security.logins import Logins
 from app.security.socket_user import SocketUser
 from app.security.tickets import Tickets
 from app.security.web_sessions import WebSessions
 from app.settings import Settings
-from app.storage.disk import DiskStorage
+from app.storage.files import Files
+from app.storage.storage import Storage
 from app.telemetry import Telemetry
 
 
@@ -77,8 +79,12 @@ async def get_stopping(state: StateDep) -> asyncio.Event:
     return state["stopping"]
 
 
-async def get_storage(state: StateDep) -> DiskStorage:
+async def get_storage(state: StateDep) -> Storage:
     return state["storage"]
+
+
+async def get_files(state: StateDep) -> Files:
+    return state["files"]
 
 
 async def get_mailer(state: StateDep) -> Mailer:
@@ -127,8 +133,11 @@ TicketsDep = Annotated[Tickets, Depends(get_tickets)]
 CurrentUser = Annotated[AuthenticatedUser, Security(current_user)]
 # Of a socket or a request, by whatever it brings: access token, ticket or the session of a browser.
 SocketUserDep = Annotated[SocketUser, Depends(socket_user)]
+# The id of the account whose files these are; None for who does not say.
+OwnerDep = Annotated[str | None, Depends(file_owner)]
 StoppingDep = Annotated[asyncio.Event, Depends(get_stopping)]
-StorageDep = Annotated[DiskStorage, Depends(get_storage)]
+StorageDep = Annotated[Storage, Depends(get_storage)]
+FilesDep = Annotated[Files, Depends(get_files)]
 MailerDep = Annotated[Mailer, Depends(get_mailer)]
 TasksDep = Annotated[TaskManager, Depends(get_tasks)]
 WebhooksDep = Annotated[WebhookSender, Depends(get_webhooks)]

@@ -115,6 +115,11 @@ class Conflict(AppError):
     detail = "This conflicts with the present state."
 
 
+class Locked(AppError):
+    status = 423
+    detail = "Another request is at work on this. Try again later."
+
+
 class ContentTooLarge(AppError):
     status = 413
     detail = "The request body is too large."

@@ -86,7 +86,7 @@ def middleware(settings: Settings) -> list[Middleware]:
         Middleware(WhenHeaderMiddleware, header=b"accept-encoding", inner=Middleware(GZipMiddleware)),
         # Next to the readers too, whichever of them asks for a form: a route, a mounted app, a tenant's.
         Middleware(FormCharsetMiddleware),
-        Middleware(BodyDeadlineMiddleware, seconds=settings.body_timeout),
+        Middleware(BodyDeadlineMiddleware, seconds=settings.body_timeout, rate=settings.body_min_rate),
     ]
 
 

@@ -179,6 +179,57 @@ class FeedSettings(BaseModel):
     ] = 100
 
 
+class FileSettings(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    anonymous: Annotated[
+        bool, _setting("take files of those who do not say who they are; whoever knows the id reads them")
+    ] = True
+    anonymous_seconds: Annotated[PositiveInt, _setting("how long a file without an owner is kept")] = (
+        24 * 3_600
+    )
+    anonymous_quota: Annotated[
+        PositiveInt, _setting("all files without an owner together; more are refused with 507")
+    ] = 2 * 2**30
+    quota: Annotated[PositiveInt, _setting("all files of one user together; more are refused with 507")] = (
+        2 * 2**30
+    )
+    max_files: Annotated[PositiveInt, _setting("files in all; more are refused with 507")] = 100_000
+    max_files_per_user: Annotated[
+        PositiveInt,
+        _setting("files of one user, or without an owner; more are refused with 507"),
+    ] = 10_000
+    sweep_seconds: Annotated[
+        PositiveFloat, _setting("how often what has expired is swept, and what a dead process left in S3")
+    ] = 60.0
+    max_resumable_size: Annotated[PositiveInt, _setting("one resumable upload; more is 413")] = 2**30
+    resumable_seconds: Annotated[
+        PositiveInt, _setting("how long an upload waits for its next bytes; then it is swept")
+    ] = 24 * 3_600
+    silence_seconds: Annotated[
+        PositiveFloat,
+        _setting("time without a byte, in which a request of a resumable upload ends; its bytes are kept"),
+    ] = 5.0
+    max_followers: Annotated[
+        PositiveInt, _setting("open streams about uploads; more are refused with 503")
+    ] = 100
+    direct_seconds: Annotated[
+        PositiveInt, _setting("how long a signed URL for an upload past the service is good")
+    ] = 600
+
+
+class S3Settings(BaseModel):
+    """What is empty is taken from the standard variables of AWS, or its metadata service."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    endpoint: Annotated[str, _setting("URL of an S3 that is not that of AWS")] = ""
+    region: Annotated[str, _setting("region of the bucket")] = ""
+    access_key_id: Annotated[SecretStr, _setting("who the service is to S3")] = SecretStr("")
+    secret_access_key: Annotated[SecretStr, _setting("and its secret")] = SecretStr("")
+    timeout: Annotated[PositiveFloat, _setting("time for S3 to answer one request; then it is 503")] = 10.0
+
+
 class RoomSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -278,6 +329,9 @@ class Settings(BaseSettings):
     body_timeout: Annotated[
         PositiveFloat, _setting("time for a whole request body to arrive; later is 408")
     ] = 60.0
+    body_min_rate: Annotated[
+        PositiveInt, _setting("bytes a second of a long body: each that arrived gives it that much more time")
+    ] = 16 * 1024
     send_timeout: Annotated[
         PositiveFloat, _setting("time in which a client must take some of its answer; later it is aborted")
     ] = 30.0
@@ -361,6 +415,12 @@ class Settings(BaseSettings):
             "`redis://host:port/0` (or `rediss://`), version 7 or newer; empty: rooms stay in the process"
         ),
     ] = SecretStr("")
+    storage_url: Annotated[
+        SecretStr,
+        _setting("`s3://bucket`, or `s3://bucket/folder`, for received files; empty: `APP_UPLOADS_DIR`"),
+    ] = SecretStr("")
+    files: FileSettings = FileSettings()
+    s3: S3Settings = S3Settings()
     rooms: RoomSettings = RoomSettings()
     feed: FeedSettings = FeedSettings()
     security: SecuritySettings = SecuritySettings()

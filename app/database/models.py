@@ -1,12 +1,12 @@
 """The tables. Related rows are never loaded behind one's back: `lazy="raise"` makes that an error.
 
 SQLite keeps no zone: a `DateTime(timezone=True)` is read back as a naive time, in UTC. Ours are compared
-inside the database and stand in no answer; one that did would first need `.replace(tzinfo=UTC)`.
+inside the database; what stands in an answer needs `.replace(tzinfo=UTC)` first.
 """
 
 from datetime import UTC, datetime
 
-from sqlalchemy import DateTime, ForeignKey, String
+from sqlalchemy import BigInteger, DateTime, ForeignKey, String
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
 
@@ -35,16 +35,25 @@ class Item(Base):
 
 
 class StoredFile(Base):
-    """What is known of a received file. Its bytes lie under `id`; `filename` is for display only."""
+    """What is known of a file. Its bytes lie in the storage under `id`; `filename` is for display only.
+
+    The row comes before the first byte, and goes after the last one: so whatever stops the service, the
+    table names all there is in the storage, and `expires_at` says when it may be swept.
+    """
 
     __tablename__ = "files"
 
     id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    owner_id: Mapped[str | None] = mapped_column(ForeignKey("accounts.id"), index=True)
+    state: Mapped[str] = mapped_column(String(16))
+    """Only a `ready` file is to be read. See `app.storage.files`."""
     filename: Mapped[str] = mapped_column(String(255))
-    content_type: Mapped[str] = mapped_column(String(100))
-    size: Mapped[int]
-    sha256: Mapped[str] = mapped_column(String(64))
+    content_type: Mapped[str] = mapped_column(String(100), default="")
+    size: Mapped[int] = mapped_column(BigInteger)
+    """Of a file that is not ready: the room that is kept for it."""
+    sha256: Mapped[str] = mapped_column(String(64), default="")
     created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), default=lambda: datetime.now(UTC))
+    expires_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True), index=True)
 
 
 class Account(Base):

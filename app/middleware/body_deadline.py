@@ -13,6 +13,7 @@ from app.shutdown import LOOK_SECONDS, STILL_SECONDS
 class BodyDeadlineMiddleware:
     """Raises a 408 in the reader when the body is not complete `seconds` after the head.
 
+    Each byte that arrived gives it `1 / rate` seconds more: a long body may take longer, a slow one not.
     Once the service is stopping, also when the body stands still: else one client holds up the stop.
     The 408 is an `HTTPException`, because FastAPI turns every other exception of a body reader into a 400.
     Only reading is timed: a slow endpoint is not cut, nor is an answer that has begun, for what reads then
@@ -21,9 +22,10 @@ class BodyDeadlineMiddleware:
     `scope["state"]`, where the lifespan puts it.
     """
 
-    def __init__(self, app: ASGIApp, seconds: float) -> None:
+    def __init__(self, app: ASGIApp, seconds: float, rate: float) -> None:
         self.app = app
         self.seconds = seconds
+        self.rate = rate
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         if scope["type"] != "http" or not has_body(scope):
@@ -34,7 +36,7 @@ class BodyDeadlineMiddleware:
         over = False
 
         async def receive_in_time() -> Message:
-            nonlocal over
+            nonlocal over, deadline
             if over:
                 return await receive()
             try:
@@ -43,6 +45,7 @@ class BodyDeadlineMiddleware:
                 if over:  # the answer has begun while this waited
                     return await receive()
                 raise HTTPException(408, "The request body did not arrive in time.") from None
+            deadline += len(message.get("body", b"")) / self.rate
             over = over or not message.get("more_body", False)
             return message
 

@@ -14,6 +14,7 @@ import struct
 from collections.abc import Callable, Iterator
 from os import SEEK_CUR, SEEK_END
 from pathlib import PurePath
+from tempfile import TemporaryFile
 from typing import BinaryIO
 
 from app.errors import UnsupportedMediaType
@@ -51,6 +52,23 @@ def check_content(file: BinaryIO, filename: str, max_pixels: int) -> str:
     if not valid:
         raise UnsupportedMediaType("The content is not what the extension of the name says, or not whole.")
     return media_type
+
+
+class ContentCheck:
+    """Is fed a file piece by piece. Both methods raise `UnsupportedMediaType`, as soon as they can tell."""
+
+    def __init__(self, filename: str, max_pixels: int) -> None:
+        self._filename = filename
+        self._max_pixels = max_pixels
+        self._file = TemporaryFile()
+
+    def feed(self, piece: bytes) -> None:
+        self._file.write(piece)
+
+    def finish(self) -> str:
+        """The media type."""
+        with self._file:
+            return check_content(self._file, self._filename, self._max_pixels)
 
 
 def is_text(file: BinaryIO) -> bool:

@@ -47,13 +47,10 @@ from io import BytesIO
 from pathlib import Path
 from typing import Annotated
 
-from anyio import to_thread
 from fastapi import APIRouter, Header, Response
-from fastapi.responses import FileResponse
+from fastapi.responses import FileResponse, StreamingResponse
 
-from app.database.models import StoredFile
-from app.dependencies import SessionDep, StorageDep
-from app.errors import NotFound
+from app.dependencies import FilesDep, OwnerDep
 
 ROUTERS = Path(__file__).parent.parent
 EPOCH = (1980, 1, 1, 0, 0, 0)
@@ -81,25 +78,18 @@ class Archive(Response):
 @router.get("/files/{file_id}", response_class=Download, responses={206: {}, 304: {}, 416: {}})
 async def download(
     file_id: str,
-    storage: StorageDep,
-    session: SessionDep,
+    files: FilesDep,
+    owner: OwnerDep,
     if_none_match: Annotated[str | None, Header()] = None,
 ) -> Response:
     """An uploaded file, whole or in ranges."""
-    path = storage.path(file_id)
-    file = await session.get(StoredFile, file_id)
-    if file is None:
-        raise NotFound
+    file = await files.find(file_id, owner)
     etag = f'"{file.sha256}"'
     headers = {**INERT, "ETag": etag}
     if if_none_match is not None and matches(etag, if_none_match):
         return Response(status_code=304, headers=headers)
-    try:
-        stat_result = await to_thread.run_sync(path.stat)
-    except FileNotFoundError:
-        raise NotFound from None
-    return FileResponse(
-        path, headers=headers, media_type=file.content_type, filename=file.filename, stat_result=stat_result
+    return StreamingResponse(
+        files.storage.read(file.id, 0, file.size), headers=headers, media_type=file.content_type
     )
 
 

@@ -55,33 +55,19 @@ your program, and the second `cv.pdf` the first. `file.filename.endswith(".png")
 
 import re
 import unicodedata
+from collections.abc import AsyncIterator
 
-from anyio import to_thread
-from fastapi import APIRouter, Depends, Request, Response, UploadFile
+from fastapi import APIRouter, Request, Response, UploadFile
 from pydantic import BaseModel
 
-from app.database.models import StoredFile
-from app.dependencies import SessionDep, SettingsDep, StorageDep
-from app.errors import ContentTooLarge
-from app.storage.content import check_content
+from app.dependencies import FilesDep, OwnerDep
 
 MAX_NAME_BYTES = 255
-
-
-async def settle_doubts(storage: StorageDep, session: SessionDep) -> None:
-    """Confirms or deletes what dead processes left: the storage names the files, the database the rows."""
-    while storage.in_doubt:
-        file_id = storage.in_doubt.pop()
-        if await session.get(StoredFile, file_id):
-            await storage.confirm(file_id)
-        else:
-            await storage.delete(file_id)
 
 
 router = APIRouter(
     tags=["files"],
     form_limits={"max_files": 1, "max_fields": 0},
-    dependencies=[Depends(settle_doubts)],
 )
 
 
@@ -97,31 +83,21 @@ class Uploaded(BaseModel):
 @router.post("/upload", status_code=201, include_in_schema=False)
 async def upload(
     file: UploadFile,
-    settings: SettingsDep,
-    storage: StorageDep,
-    session: SessionDep,
+    files: FilesDep,
+    owner: OwnerDep,
     request: Request,
     response: Response,
 ) -> Uploaded:
     """Keeps one txt, pdf, png, jpg, jpeg or gif; its type is told from its content."""
-    if file.size is None or file.size > settings.max_upload_size:
-        raise ContentTooLarge
     filename = display_name(file.filename or "")
-    content_type = await to_thread.run_sync(check_content, file.file, filename, settings.max_image_pixels)
-    saved = await storage.save(file.file)
-    row = StoredFile(
-        id=saved.id, filename=filename, content_type=content_type, size=saved.size, sha256=saved.sha256
-    )
-    session.add(row)
-    try:
-        await session.flush()
-    except Exception:  # nothing was committed yet
-        await storage.delete(saved.id)
-        raise
-    await session.commit()
-    await storage.confirm(saved.id)
-    response.headers["Location"] = request.url_for("download", file_id=saved.id).path
-    return Uploaded.model_validate(row, from_attributes=True)
+    stored = await files.receive(owner, filename, None, chunks_of(file))
+    response.headers["Location"] = request.url_for("download", file_id=stored.id).path
+    return Uploaded.model_validate(stored, from_attributes=True)
+
+
+async def chunks_of(file: UploadFile) -> AsyncIterator[bytes]:
+    while chunk := await file.read(2**18):
+        yield chunk
 
 
 def display_name(name: str) -> str:

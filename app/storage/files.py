@@ -1,0 +1,226 @@
+"""Which files there are, whose they are, and how they come and go: the table and the storage, in step.
+
+A row is written before the first byte and goes after the last one. While a file comes it has a moment at
+which it expires, and room of its owner's quota. What is stopped on the way, by whatever, is swept then: at
+the next look at the table, in any process, on any machine.
+"""
+
+import asyncio
+import logging
+import secrets
+from collections.abc import AsyncIterable, AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
+from datetime import UTC, datetime, timedelta
+
+from anyio import move_on_after
+from sqlalchemy import ColumnElement, delete, func, select, tuple_, update
+
+from app.database.models import StoredFile
+from app.database.room import ensure_room
+from app.database.session import SessionMaker
+from app.errors import ContentTooLarge, InsufficientStorage, NotFound
+from app.settings import MULTIPART_OVERHEAD, Settings
+from app.storage.content import ContentCheck
+from app.storage.inspection import Inspection
+from app.storage.storage import Storage
+
+READY = "ready"
+RECEIVING = "receiving"
+"""Within one request. Nobody comes back for it."""
+RESUMABLE = "resumable"
+DIRECT = "direct"
+"""The client puts it into the bucket by itself."""
+DELETED = "deleted"
+LATE_SECONDS = 600
+"""What a request may take beyond the arrival of its body."""
+SWEPT_AT_ONCE = 100
+UNDO_SECONDS = 10.0
+QUOTA = "There is no room left in your quota."
+
+logger = logging.getLogger(__name__)
+
+
+class Files:
+    """`owner` is the id of an account, or None: then the file is for whoever knows its id, for a while.
+
+    The file of somebody else is `NotFound`, as one that does not exist.
+    """
+
+    def __init__(self, sessions: SessionMaker, storage: Storage, settings: Settings) -> None:
+        self._sessions = sessions
+        self.storage = storage
+        self._settings = settings
+
+    async def receive(
+        self, owner: str | None, filename: str, body_length: int | None, chunks: AsyncIterable[bytes]
+    ) -> StoredFile:
+        """Keeps what `chunks` brings out of a body of this length.
+
+        Raises `UnsupportedMediaType` before the first byte, or at the first that is not what the name says;
+        `ContentTooLarge` above `APP_MAX_UPLOAD_SIZE`; `InsufficientStorage` above the quota.
+        """
+        content = ContentCheck(filename, self._settings.max_image_pixels)
+        limit = self._settings.max_upload_size
+        least, most = 0, limit
+        if body_length is not None:
+            least, most = body_length - MULTIPART_OVERHEAD, min(body_length, limit)
+        seconds = self._settings.body_timeout + most / self._settings.body_min_rate + LATE_SECONDS
+        file = await self.begin(RECEIVING, owner, filename, least, most, seconds)
+        too_long = ContentTooLarge() if file.size == most else InsufficientStorage(QUOTA)
+        inspection = Inspection(content, file.size, too_long)
+        try:
+            await self.storage.save(file.id, chunks, inspection)
+            return await self.settle(file, inspection)
+        except BaseException:
+            await self.undo(file.id)
+            raise
+
+    async def begin(
+        self, state: str, owner: str | None, filename: str, least: int, most: int, seconds: float
+    ) -> StoredFile:
+        """A row, for `seconds`, with room for `most` bytes, or what the quota leaves, but not below `least`.
+
+        Raises `InsufficientStorage`.
+        """
+        limits = self._settings.files
+        quota = limits.anonymous_quota if owner is None else limits.quota
+        file = StoredFile(
+            id=secrets.token_hex(16),
+            owner_id=owner,
+            state=state,
+            filename=filename,
+            expires_at=datetime.now(UTC) + timedelta(seconds=seconds),
+        )
+        async with self._sessions.begin() as session:
+            await ensure_room(session, StoredFile, limits.max_files)
+            query = select(func.count(), func.coalesce(func.sum(StoredFile.size), 0))
+            count, used = (await session.execute(query.where(_owned_by(owner)))).one()
+            if count >= limits.max_files_per_user or used + max(least, 0) > quota:
+                raise InsufficientStorage(QUOTA)
+            file.size = min(most, quota - used)
+            session.add(file)
+        return file
+
+    async def settle(self, file: StoredFile, inspection: Inspection) -> StoredFile:
+        """The bytes are in the storage: from now on it is a file. Raises `NotFound` if it has expired."""
+        now = datetime.now(UTC)
+        seconds = self._settings.files.anonymous_seconds if file.owner_id is None else None
+        change = (
+            update(StoredFile)
+            .where(StoredFile.id == file.id, StoredFile.state == file.state)
+            .values(
+                state=READY,
+                size=inspection.size,
+                sha256=inspection.sha256,
+                content_type=inspection.content_type,
+                created_at=now,
+                expires_at=seconds and now + timedelta(seconds=seconds),
+            )
+            .returning(StoredFile)
+        )
+        async with self._sessions.begin() as session:
+            settled = (await session.scalars(change)).one_or_none()
+        if settled is None:
+            raise NotFound
+        return settled
+
+    async def undo(self, file_id: str) -> None:
+        """Of a file that is not to be, all that is there. What cannot be undone at once is swept later.
+
+        Also when nobody knows whether it was settled: one that was stays.
+        """
+        with move_on_after(UNDO_SECONDS, shield=True):
+            try:
+                await self._delete(StoredFile.id == file_id, StoredFile.state != READY)
+            except Exception:
+                logger.exception("An upload that failed is not undone yet.")
+
+    async def find(self, file_id: str, owner: str | None, state: str = READY) -> StoredFile:
+        query = select(StoredFile).where(StoredFile.id == file_id, _owned_by(owner), _in_force(state))
+        async with self._sessions() as session:
+            file = (await session.scalars(query)).one_or_none()
+        if file is None:
+            raise NotFound
+        return file
+
+    async def page(self, owner: str, before: tuple[datetime, str] | None, size: int) -> Sequence[StoredFile]:
+        """Files of an account, the newest first, from those on that are older than `before`."""
+        query = select(StoredFile).where(_owned_by(owner), _in_force(READY))
+        if before is not None:
+            query = query.where(tuple_(StoredFile.created_at, StoredFile.id) < before)
+        order = StoredFile.created_at.desc(), StoredFile.id.desc()
+        async with self._sessions() as session:
+            return (await session.scalars(query.order_by(*order).limit(size))).all()
+
+    async def delete(self, file_id: str, owner: str | None, state: str = READY) -> None:
+        if not await self._delete(StoredFile.id == file_id, _owned_by(owner), _in_force(state)):
+            raise NotFound
+
+    async def prolong(self, file_id: str, seconds: float) -> None:
+        """Of an upload that goes on."""
+        expires_at = datetime.now(UTC) + timedelta(seconds=seconds)
+        change = update(StoredFile).where(StoredFile.id == file_id, _in_force(RESUMABLE))
+        async with self._sessions.begin() as session:
+            await session.execute(change.values(expires_at=expires_at))
+
+    async def sweep(self) -> None:
+        """Deletes what has expired."""
+        while await self._delete(StoredFile.expires_at <= datetime.now(UTC)):
+            pass
+
+    async def sweep_left_over(self) -> None:
+        """Deletes what processes have left that are dead."""
+        if before := self.storage.left_before:
+            while await self._delete(StoredFile.state == RECEIVING, StoredFile.created_at < before):
+                pass
+
+    async def _delete(self, *which: ColumnElement[bool]) -> int:
+        """Up to so many files. The row goes last: a process that dies in between leaves it, expired."""
+        chosen = select(StoredFile.id).where(*which).limit(SWEPT_AT_ONCE)
+        mark = (
+            update(StoredFile)
+            .where(StoredFile.id.in_(chosen), *which)
+            .values(state=DELETED, expires_at=datetime.now(UTC))
+            .returning(StoredFile.id)
+        )
+        async with self._sessions.begin() as session:
+            ids = (await session.scalars(mark)).all()
+        for file_id in ids:
+            await self.storage.delete(file_id)
+        async with self._sessions.begin() as session:
+            await session.execute(delete(StoredFile).where(StoredFile.id.in_(ids)))
+        return len(ids)
+
+
+def _owned_by(owner: str | None) -> ColumnElement[bool]:
+    return StoredFile.owner_id.is_(None) if owner is None else StoredFile.owner_id == owner
+
+
+def _in_force(state: str) -> ColumnElement[bool]:
+    return (StoredFile.state == state) & (
+        StoredFile.expires_at.is_(None) | (StoredFile.expires_at > datetime.now(UTC))
+    )
+
+
+@asynccontextmanager
+async def open_files(sessions: SessionMaker, storage: Storage, settings: Settings) -> AsyncIterator[Files]:
+    """Sweeps at the start, and again every `APP_FILES__SWEEP_SECONDS`."""
+    files = Files(sessions, storage, settings)
+    await files.sweep_left_over()
+    sweeping = asyncio.create_task(_keep_sweeping(files, settings.files.sweep_seconds))
+    try:
+        yield files
+    finally:
+        sweeping.cancel()
+        with suppress(asyncio.CancelledError):
+            await sweeping
+
+
+async def _keep_sweeping(files: Files, seconds: float) -> None:
+    while True:
+        try:
+            await files.sweep()
+        except Exception:
+            # Of the database or the storage, which may be back at the next look.
+            logger.exception("Files that have expired are not swept.")
+        await asyncio.sleep(seconds)

@@ -1,0 +1,29 @@
+"""Chunks of a network, gathered into pieces that are worth a thread."""
+
+from collections.abc import AsyncIterable, AsyncIterator
+
+PIECE_SIZE = 512 * 1024
+"""A thread for each chunk of 64 KiB would cost more than what it does."""
+
+
+async def pieces_of(chunks: AsyncIterable[bytes], size: int = PIECE_SIZE) -> AsyncIterator[bytes]:
+    """The first chunk alone, so that a wrong beginning is refused at once; then `size` or a chunk more.
+
+    When `chunks` raises, what it gave before comes first, and then the error.
+    """
+    waiting: list[bytes] = []
+    waits = 0
+    wanted = 1
+    try:
+        async for chunk in chunks:
+            waiting.append(chunk)
+            waits += len(chunk)
+            if waits >= wanted:
+                piece, waiting, waits, wanted = b"".join(waiting), [], 0, size
+                yield piece
+    except Exception:
+        if waiting:
+            yield b"".join(waiting)
+        raise
+    if waiting:
+        yield b"".join(waiting)
