@@ -55,6 +55,7 @@ ROUTES = """
     POST /validation/contact       POST /validation/document    POST /validation/thumbnail
     POST /upload                   POST /upload/
     GET /files/{file_id}           GET /download                GET /files/static/manifest
+    GET /files                     DELETE /files/{file_id}
     GET /streaming/events          GET /streaming/feed          POST /streaming/feed
     POST /streaming/answers        GET /streaming/rows           PATCH /streaming/rows
     GET /streaming/owners/{owner_id}/rows.csv

@@ -14,11 +14,13 @@ from datetime import UTC, datetime, timedelta
 
 from anyio import move_on_after
 from sqlalchemy import ColumnElement, delete, func, select, tuple_, update
+from sqlalchemy.exc import IntegrityError
 
 from app.database.models import StoredFile
 from app.database.room import ensure_room
 from app.database.session import SessionMaker
 from app.errors import ContentTooLarge, InsufficientStorage, NotFound
+from app.security.oauth_errors import InvalidToken
 from app.settings import MULTIPART_OVERHEAD, Settings
 from app.storage.content import ContentCheck
 from app.storage.inspection import Inspection
@@ -80,7 +82,7 @@ class Files:
     ) -> StoredFile:
         """A row, for `seconds`, with room for `most` bytes, or what the quota leaves, but not below `least`.
 
-        Raises `InsufficientStorage`.
+        Raises `InsufficientStorage`, and `InvalidToken` where the account is gone.
         """
         limits = self._settings.files
         quota = limits.anonymous_quota if owner is None else limits.quota
@@ -99,6 +101,10 @@ class Files:
                 raise InsufficientStorage(QUOTA)
             file.size = min(most, quota - used)
             session.add(file)
+            try:
+                await session.flush()
+            except IntegrityError:
+                raise InvalidToken from None
         return file
 
     async def settle(self, file: StoredFile, inspection: Inspection) -> StoredFile:
