@@ -106,7 +106,7 @@ async def list_files(
 ) -> FilePage:
     """Your files, the newest first."""
     # One more than is shown, to know whether there is a next page.
-    rows = await files.page(owner, after and read_cursor(after), limit + 1)
+    rows = await files.page(owner, read_cursor(after) if after else None, limit + 1)
     shown = rows[:limit]
     cursor = write_cursor(shown[-1]) if len(rows) > limit else None
     if cursor:
