@@ -53,17 +53,13 @@ your program, and the second `cv.pdf` the first. `file.filename.endswith(".png")
 [Unrestricted file upload](https://owasp.org/www-community/vulnerabilities/Unrestricted_File_Upload) at OWASP.
 """
 
-import re
-import unicodedata
 from collections.abc import AsyncIterator
 
 from fastapi import APIRouter, Request, Response, UploadFile
 from pydantic import BaseModel
 
 from app.dependencies import FilesDep, OwnerDep
-
-MAX_NAME_BYTES = 255
-
+from app.storage.names import display_name
 
 router = APIRouter(
     tags=["files"],
@@ -98,15 +94,3 @@ async def upload(
 async def chunks_of(file: UploadFile) -> AsyncIterator[bytes]:
     while chunk := await file.read(2**18):
         yield chunk
-
-
-def display_name(name: str) -> str:
-    """The last part of `name`, without what has no shape of its own, in at most 255 bytes of UTF-8.
-
-    Among these are controls, lone surrogates, and the marks that turn the direction of writing, which
-    make `exe.pdf` of a name that ends in `fdp.exe`.
-    """
-    last = re.split(r"[/\\]", unicodedata.normalize("NFC", name))[-1]
-    shown = "".join(c for c in " ".join(last.split()) if c.isprintable())
-    # The end is kept, for it has the extension.
-    return shown.encode()[-MAX_NAME_BYTES:].decode(errors="ignore")

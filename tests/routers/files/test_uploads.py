@@ -19,10 +19,10 @@ from fastapi.testclient import TestClient
 from sqlalchemy import event
 
 from app.lifespan import open_state
-from app.routers.files.uploads import display_name
 from app.settings import Settings
 from app.storage import disk
 from app.storage.disk import DiskStorage, Saved
+from app.storage.names import display_name
 from app.telemetry import Telemetry
 from tests.asgi import LIMIT, Call, http_scope
 from tests.samples import FILES, TEXT, image
