@@ -162,12 +162,16 @@ class Files:
         if not await self._delete(StoredFile.id == file_id, _owned_by(owner), _in_force(state)):
             raise NotFound
 
-    async def prolong(self, file_id: str, seconds: float) -> None:
-        """Of an upload that goes on."""
+    async def prolong(self, file_id: str, owner: str | None, seconds: float) -> StoredFile:
+        """An upload that goes on, with its new moment to expire."""
+        which = StoredFile.id == file_id, _owned_by(owner), _in_force(RESUMABLE)
         expires_at = datetime.now(UTC) + timedelta(seconds=seconds)
-        change = update(StoredFile).where(StoredFile.id == file_id, _in_force(RESUMABLE))
+        change = update(StoredFile).where(*which).values(expires_at=expires_at).returning(StoredFile)
         async with self._sessions.begin() as session:
-            await session.execute(change.values(expires_at=expires_at))
+            file = (await session.scalars(change)).one_or_none()
+        if file is None:
+            raise NotFound
+        return file
 
     async def sweep(self) -> None:
         """Deletes what has expired."""
