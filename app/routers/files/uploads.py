@@ -2,22 +2,28 @@
 
 `POST /upload/` takes one file of at most 10 MB in the form field `file`, keeps it under an id that the
 server makes, and answers 201 with `Location: /files/{id}`. Text, PDF, PNG, JPEG and GIF are accepted; to
-accept fewer, shorten `DOCUMENTS` and `IMAGES` at the end of `app/storage/content.py`. Use
-`UploadFile` like this for files of that size; what is larger is better streamed to its place, because
-FastAPI has spooled the whole form to a temporary file before the endpoint begins.
+accept fewer, see `app/storage/content.py`.
 
-The limits stand in the order in which they bite. `max_body_size` on the router ends the request with 413
-while it arrives, with and without `Content-Length`; `app/middleware/lingering_close.py` lets a client that
-is still sending read that answer. `form_limits` admits one file and no text field, so
-that nothing nobody asked for is kept in memory. The endpoint looks at the size of the file, then at its
-content (`app/storage/content.py`), and only then stores it (`app/storage/disk.py`), all in threads.
+The form is parsed while it arrives (`app/storage/form_file.py`) and goes straight to the storage: no copy
+in memory or in a temporary file, whatever its size. For that the endpoint takes the `Request` and no
+`UploadFile`, and says in `openapi_extra` what FastAPI cannot know. It asks in this order:
 
-A file is written before its row in the database is committed. While the commit is on its way nobody takes
-the file away: a request that the server cancels there, when its graceful timeout is over, cannot know
-whether the row came to be. So there is no row without a file. A file without a row costs room until it is
-settled: it bears a mark until its row is committed, and after a restart, when the mark is an hour old, the
-next upload asks the database whether the file is to stay. Files without a mark are never touched, also
-when an empty database was configured by mistake.
+1. Who is it? Before a byte of the body is read, so a client that waits for `100 Continue` sends none.
+2. Is the declared length too much? That is `max_body_size` of the router, which also counts what arrives.
+3. Is it a form whose first part is the file, and is its name one that is accepted?
+4. Is there room in the quota, and on the disk?
+5. Then come the bytes, checked and hashed on the way. They are a file that can be read when all of them are
+   on the disk and the form has ended with them.
+
+What is refused leaves nothing. `app/middleware/lingering_close.py` lets a client that is still sending read
+why, and `app/middleware/body_deadline.py` ends a body that is too slow.
+
+A file belongs to the account that sent it, and is 404 to everybody else. Without a credential it is for
+whoever knows its id; all these together have one quota, and a day. `APP_FILES__ANONYMOUS=false` refuses them.
+
+`POST /upload/spooled` does the same by `UploadFile`, done right. It is simpler, and enough for small files
+of clients that you know: FastAPI spools the form to a temporary file before it asks who it is, and the file
+is written twice.
 
 ## The trap
 
@@ -31,40 +37,57 @@ your program, and the second `cv.pdf` the first. `file.filename.endswith(".png")
 
 - An upload answers 201 with the place, the size and the SHA-256 of the file.
 - The path with and without a slash is the same.
+- The bytes are stored while the body arrives.
+- Who is refused is refused before a byte of the body is read.
+- A client that waits for 100 Continue and is refused sends nothing.
+- A refusal can be read by a client that still sends.
+- The file belongs to the account that sent it.
+- A name that is not accepted is refused before the file arrives.
+- A file without room in the quota is 507.
 - The name is cleaned for display and never becomes a path.
 - Two files of one name are two files.
 - The content decides and must agree with the extension.
-- A file over the limit is refused before anything is stored.
+- A file over the limit leaves nothing.
 - A body over the limit is refused while it arrives, declared or chunked.
-- More than one file, or a text field, is refused.
+- A form of anything but one file is refused.
+- A body that does not arrive in time is 408.
+- An upload that is cancelled leaves nothing.
 - A row that the database refuses leaves no file.
-- An upload that is cancelled leaves no row without its file.
-- A file that a dead process left in doubt stays if it has a row and goes if not.
 - A full disk is 507 and leaves nothing.
 - Uploads leave room on the disk for the rest of the service.
 - The event loop never touches the file.
 - The file is readable by the service alone.
+- The document offers a file to choose.
 
 ## Read more
 
-`UploadFile`, `APIRouter(form_limits={"max_files": 1, "max_fields": 0})`,
-`app.include_router(router, max_body_size=...)`, `anyio.to_thread.run_sync`.
-[Request files](https://fastapi.tiangolo.com/tutorial/request-files/) in the FastAPI documentation,
+`Request.stream()`, `openapi_extra=`, `UploadFile`, `form_limits={"max_files": 1, "max_fields": 0}`,
+`app.include_router(router, max_body_size=...)`.
+[Request files](https://fastapi.tiangolo.com/tutorial/request-files/) and
+[the request directly](https://fastapi.tiangolo.com/advanced/using-request-directly/) in the FastAPI
+documentation, [RFC 7578](https://www.rfc-editor.org/rfc/rfc7578),
 [Unrestricted file upload](https://owasp.org/www-community/vulnerabilities/Unrestricted_File_Upload) at OWASP.
 """
 
 from collections.abc import AsyncIterator
+from typing import Any
 
 from fastapi import APIRouter, Request, Response, UploadFile
 from pydantic import BaseModel
 
+from app.database.models import StoredFile
 from app.dependencies import FilesDep, OwnerDep
+from app.storage.form_file import open_form_file
 from app.storage.names import display_name
 
-router = APIRouter(
-    tags=["files"],
-    form_limits={"max_files": 1, "max_fields": 0},
-)
+CHUNK_SIZE = 256 * 1024
+
+FILE_SCHEMA = {"type": "string", "contentMediaType": "application/octet-stream"}
+FORM_SCHEMA = {"type": "object", "required": ["file"], "properties": {"file": FILE_SCHEMA}}
+FORM: dict[str, Any] = {"required": True, "content": {"multipart/form-data": {"schema": FORM_SCHEMA}}}
+"""What FastAPI writes for an `UploadFile`. It cannot know what an endpoint reads by itself."""
+
+router = APIRouter(tags=["files"])
 
 
 class Uploaded(BaseModel):
@@ -75,22 +98,32 @@ class Uploaded(BaseModel):
     sha256: str
 
 
-@router.post("/upload/", status_code=201)
+@router.post("/upload/", status_code=201, openapi_extra={"requestBody": FORM})
 @router.post("/upload", status_code=201, include_in_schema=False)
-async def upload(
-    file: UploadFile,
-    files: FilesDep,
-    owner: OwnerDep,
-    request: Request,
-    response: Response,
+async def upload(request: Request, response: Response, owner: OwnerDep, files: FilesDep) -> Uploaded:
+    """Keeps one txt, pdf, png, jpg, jpeg or gif while it arrives; its type is told from its content."""
+    file = await open_form_file(request.headers.get("content-type", ""), request.stream())
+    declared = request.headers.get("content-length", "")
+    length = int(declared) if declared.isdecimal() else None
+    stored = await files.receive(owner, display_name(file.filename), length, file.chunks)
+    return uploaded(stored, request, response)
+
+
+@router.post("/upload/spooled", status_code=201, form_limits={"max_files": 1, "max_fields": 0})
+async def upload_spooled(
+    file: UploadFile, request: Request, response: Response, owner: OwnerDep, files: FilesDep
 ) -> Uploaded:
-    """Keeps one txt, pdf, png, jpg, jpeg or gif; its type is told from its content."""
-    filename = display_name(file.filename or "")
-    stored = await files.receive(owner, filename, None, chunks_of(file))
-    response.headers["Location"] = request.url_for("download", file_id=stored.id).path
-    return Uploaded.model_validate(stored, from_attributes=True)
+    """The same by `UploadFile`: the whole file is in memory or on a disk before the endpoint begins."""
+    stored = await files.receive(owner, display_name(file.filename or ""), file.size, chunks_of(file))
+    return uploaded(stored, request, response)
 
 
 async def chunks_of(file: UploadFile) -> AsyncIterator[bytes]:
-    while chunk := await file.read(2**18):
+    """Each is read in a thread, where the file is too large to be in memory."""
+    while chunk := await file.read(CHUNK_SIZE):
         yield chunk
+
+
+def uploaded(stored: StoredFile, request: Request, response: Response) -> Uploaded:
+    response.headers["Location"] = request.url_for("download", file_id=stored.id).path
+    return Uploaded.model_validate(stored, from_attributes=True)
