@@ -53,7 +53,7 @@ ROUTES = """
     GET /validation/things         GET /validation/things/{thing}
     GET /validation/headers        GET /validation/cookies      PUT /validation/volume
     POST /validation/contact       POST /validation/document    POST /validation/thumbnail
-    POST /upload                   POST /upload/
+    POST /upload                   POST /upload/                POST /upload/spooled
     GET /files/{file_id}           GET /download                GET /files/static/manifest
     GET /files                     DELETE /files/{file_id}
     GET /streaming/events          GET /streaming/feed          POST /streaming/feed
