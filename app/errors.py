@@ -120,6 +120,11 @@ class Locked(AppError):
     detail = "Another request is at work on this. Try again later."
 
 
+class PreconditionFailed(AppError):
+    status = 412
+    detail = "It is not what the request expects it to be."
+
+
 class ContentTooLarge(AppError):
     status = 413
     detail = "The request body is too large."
@@ -128,6 +133,11 @@ class ContentTooLarge(AppError):
 class UnsupportedMediaType(AppError):
     status = 415
     detail = "This kind of content is not accepted."
+
+
+class RangeNotSatisfiable(AppError):
+    status = 416
+    detail = "There are no bytes in this range."
 
 
 class TooManyRequests(AppError):

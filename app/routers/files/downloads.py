@@ -1,18 +1,22 @@
 """Sending a file
 
-`GET /files/{id}` sends what was uploaded. `FileResponse` reads in a thread and answers `Range` requests,
-so an interrupted download goes on where it stopped, and a player can jump. Give it `stat_result`: with
-that it needs no second look at the file, and you decide what happens when the file is missing.
+`GET /files/{id}` sends what was uploaded, from wherever it lies. `FileResponse` would do half of that: it
+reads in a thread and answers `Range`, so an interrupted download goes on where it stopped, and a player can
+jump. But it sends files of the disk alone, and only shows its `ETag`: it never looks at `If-None-Match`.
 
-What it lacks is the other half of caching: it sends an `ETag` but never looks at `If-None-Match`. Here the
-tag is the SHA-256 of the content, so it stays the same on every machine, and a client that has the file
-gets 304 and not a byte of it. `HEAD` comes from `app/middleware/head.py`: a GET route alone answers it 405.
+`StoredFileResponse` is small enough to read. `app/storage/preconditions.py` compares what the client has,
+`byte_ranges.py` says which bytes it wants, `prompt_stream.py` sends them. The tag is the SHA-256 of the
+content, the same on every machine; who has the file gets 304 and not a byte of it. Its head waits for the
+first piece of the file, so that one which is lost is a clear 404. What fails later ends the connection
+without the last chunk: no client takes a part for the whole. `HEAD` comes from `app/middleware/head.py`.
 
 All uploads are served as if they were hostile. `attachment` saves the file instead of showing it, `nosniff`
 keeps the browser from guessing another type, and the policy `default-src 'none'; sandbox` takes scripts
 and the site's origin from whatever is opened nevertheless. Serve them from a domain of their own if you can.
 
-`GET /download` sends an archive that is made for the request, of the modules behind these pages.
+`GET /download` sends a zip that is made on the way: of your files, `?file_id=` for each, or of the modules
+behind these pages. Python's `ZipFile` writes to anything that has a `write`; what it wrote is sent before
+the next piece is read.
 
 ## The trap
 
@@ -22,100 +26,94 @@ what it gets: an uploaded page runs in your origin, with your users' cookies. An
 `GZipMiddleware` the compressed answer bears the tag of the plain file, so that a resumed download
 glues the two together. `Content-Encoding: identity` keeps the middleware off.
 
+`ZipFile(BytesIO())` holds all files in memory before the first byte leaves. And a generator of a
+`StreamingResponse` that fails at its first step fails after the head: the client has a 200 already.
+
 ## What is proven
 
 - The bytes that come back are those that were sent.
 - A range, a suffix, several ranges and one that cannot be met get 206 and 416.
+- A range header that is not understood or asks too much gets the whole.
+- No request gets more than the whole and the heads of ten parts.
 - A client that has the file gets 304 without a body.
-- A range is honoured only if the tag still matches.
+- A request that expects something else gets 412.
+- A range is honoured only if the tag or the date still matches.
 - HEAD has the headers of GET and no body.
 - The name is encoded for every language.
 - An upload is never shown in the origin of the service.
 - An unknown, ill-formed or lost file is 404 without a path.
+- The file of an account is 404 for everybody else.
 - A download is not compressed, so that it can be resumed.
+- A file that turns out shorter never looks whole.
+- A client that leaves ends the reading.
+- A slow disk stalls nobody else.
 - The archive opens and is the same every time.
+- The archive has the files that were asked for, each under a name of its own.
+- The archive needs no more memory the longer it gets.
+- An archive whose files go meanwhile never looks whole.
 
 ## Read more
 
-`FileResponse(path, filename=..., stat_result=...)`, `Range`, `If-Range`, `If-None-Match`.
+`StreamingResponse.stream_response`, `FileResponse(path, filename=..., stat_result=...)`.
 [Custom responses](https://fastapi.tiangolo.com/advanced/custom-response/#fileresponse) in the FastAPI
-documentation, [conditional requests](https://www.rfc-editor.org/rfc/rfc9110#section-13) in RFC 9110.
+documentation, [conditional requests](https://www.rfc-editor.org/rfc/rfc9110#section-13) and
+[range requests](https://www.rfc-editor.org/rfc/rfc9110#section-14) in RFC 9110.
 """
 
-import zipfile
-from io import BytesIO
+from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Annotated
 
-from fastapi import APIRouter, Header, Response
-from fastapi.responses import FileResponse, StreamingResponse
+from anyio import to_thread
+from fastapi import APIRouter, Query
 
 from app.dependencies import FilesDep, OwnerDep
+from app.storage.archive import Entry, zip_of
+from app.storage.file_response import INERT, StoredFileResponse, attachment, read_exactly
+from app.storage.prompt_stream import PromptStream
 
 ROUTERS = Path(__file__).parent.parent
-EPOCH = (1980, 1, 1, 0, 0, 0)
-"""The first moment that a zip can name."""
-
-INERT = {
-    "X-Content-Type-Options": "nosniff",
-    "Content-Security-Policy": "default-src 'none'; sandbox",
-    "Content-Encoding": "identity",
-    # The browser may keep the file but asks each time, so that a file that is gone is gone.
-    "Cache-Control": "private, no-cache",
-}
+MAX_ARCHIVED = 100
 
 router = APIRouter(tags=["files"])
 
 
-class Download(FileResponse):
-    media_type = "application/octet-stream"
-
-
-class Archive(Response):
+class Archive(PromptStream):
     media_type = "application/zip"
 
 
-@router.get("/files/{file_id}", response_class=Download, responses={206: {}, 304: {}, 416: {}})
-async def download(
-    file_id: str,
-    files: FilesDep,
-    owner: OwnerDep,
-    if_none_match: Annotated[str | None, Header()] = None,
-) -> Response:
-    """An uploaded file, whole or in ranges."""
-    file = await files.find(file_id, owner)
-    etag = f'"{file.sha256}"'
-    headers = {**INERT, "ETag": etag}
-    if if_none_match is not None and matches(etag, if_none_match):
-        return Response(status_code=304, headers=headers)
-    return StreamingResponse(
-        files.storage.read(file.id, 0, file.size), headers=headers, media_type=file.content_type
-    )
-
-
-def matches(etag: str, if_none_match: str) -> bool:
-    """Weak comparison, as RFC 9110 asks of this header: some proxies mark the tags that they pass on."""
-    if if_none_match.strip() == "*":
-        return True
-    return etag in (tag.strip().removeprefix("W/") for tag in if_none_match.split(","))
+@router.get(
+    "/files/{file_id}",
+    response_class=StoredFileResponse,
+    responses={
+        206: {"description": "Ranges of it", "content": {"*/*": {"schema": {"type": "string"}}}},
+        304: {"description": "The client has it already"},
+    },
+)
+async def download(file_id: str, files: FilesDep, owner: OwnerDep) -> StoredFileResponse:
+    """An uploaded file, whole or in ranges. Conditions on its tag and its date are met."""
+    return StoredFileResponse(await files.find(file_id, owner), files.storage)
 
 
 @router.get("/download", response_class=Archive)
-def download_archive() -> Response:
-    """`downloaded.zip`: the modules of the pages. A plain `def`, because packing is work for a thread."""
-    return Archive(
-        pack(ROUTERS),
-        headers={"Content-Disposition": 'attachment; filename="downloaded.zip"', "Cache-Control": "no-cache"},
-    )
+async def download_archive(
+    files: FilesDep,
+    owner: OwnerDep,
+    file_id: Annotated[tuple[str, ...], Query(max_length=MAX_ARCHIVED)] = (),
+) -> Archive:
+    """`downloaded.zip`: the files with these ids, or without one the modules of the pages."""
+    chosen = [await files.find(each, owner) for each in dict.fromkeys(file_id)]
+    entries = [
+        Entry(file.filename, file.size, read_exactly(files.storage, file, range(file.size)))
+        for file in chosen
+    ] or await to_thread.run_sync(modules)
+    return Archive(zip_of(entries), {**INERT, "Content-Disposition": attachment("downloaded.zip")})
 
 
-def pack(folder: Path) -> bytes:
-    """A zip of the modules in `folder`. Nobody but us adds to them, so it may be made in memory."""
-    archive = BytesIO()
-    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as zip_file:
-        for path in sorted(folder.rglob("*.py")):
-            # Neither the clock nor the umask of the machine belongs in the archive.
-            info = zipfile.ZipInfo(path.relative_to(folder).as_posix(), EPOCH)
-            info.external_attr = 0o644 << 16
-            zip_file.writestr(info, path.read_bytes(), zipfile.ZIP_DEFLATED)
-    return archive.getvalue()
+def modules() -> list[Entry]:
+    paths = sorted(ROUTERS.rglob("*.py"))
+    return [Entry(path.relative_to(ROUTERS).as_posix(), path.stat().st_size, text(path)) for path in paths]
+
+
+async def text(path: Path) -> AsyncGenerator[bytes]:
+    yield await to_thread.run_sync(path.read_bytes)

@@ -111,9 +111,14 @@ def test_head_has_the_headers_of_get_and_no_body(client: TestClient, place: str)
     ("name", "told"),
     [
         ("plain.txt", 'attachment; filename="plain.txt"'),
-        ("two words.txt", "attachment; filename*=utf-8''two%20words.txt"),
-        ("Zürich 日本.txt", "attachment; filename*=utf-8''Z%C3%BCrich%20%E6%97%A5%E6%9C%AC.txt"),
-        ("a;b,'c'.txt", "attachment; filename*=utf-8''a%3Bb%2C%27c%27.txt"),
+        ("two words.txt", 'attachment; filename="two words.txt"'),
+        ("a;b,'c'.txt", "attachment; filename=\"a;b,'c'.txt\""),
+        (
+            "Zürich 日本.txt",
+            "attachment; filename=\"Z_rich __.txt\"; filename*=UTF-8''Z%C3%BCrich%20%E6%97%A5%E6%9C%AC.txt",
+        ),
+        ("🐟.txt", "attachment; filename=\"_.txt\"; filename*=UTF-8''%F0%9F%90%9F.txt"),
+        ('a"b%41.txt', "attachment; filename=\"a_b_41.txt\"; filename*=UTF-8''a%22b%2541.txt"),
     ],
 )
 def test_the_name_is_encoded_for_every_language(client: TestClient, name: str, told: str) -> None:
