@@ -210,9 +210,6 @@ class FileSettings(BaseModel):
         PositiveFloat,
         _setting("time without a byte, in which a request of a resumable upload ends; its bytes are kept"),
     ] = 5.0
-    max_followers: Annotated[
-        PositiveInt, _setting("open streams about uploads; more are refused with 503")
-    ] = 100
     direct_seconds: Annotated[
         PositiveInt, _setting("how long a signed URL for an upload past the service is good")
     ] = 600
@@ -346,7 +343,8 @@ class Settings(BaseSettings):
 
     ws_max_message_size: Annotated[PositiveInt, _setting("one socket message; more closes 1009")] = 64 * 1024
     ws_max_connections: Annotated[
-        PositiveInt, _setting("open sockets, and streams of rooms, in all; more are refused with 503")
+        PositiveInt,
+        _setting("open sockets, and streams of rooms and about uploads, in all; more are refused with 503"),
     ] = 500
     ws_max_connections_per_client: Annotated[
         PositiveInt, _setting("the same of one address; more are refused with 429")

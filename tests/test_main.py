@@ -54,6 +54,9 @@ ROUTES = """
     GET /validation/headers        GET /validation/cookies      PUT /validation/volume
     POST /validation/contact       POST /validation/document    POST /validation/thumbnail
     POST /upload                   POST /upload/                POST /upload/spooled
+    GET /files/uploads             GET /files/uploads/{upload_id}/events
+    OPTIONS /files/uploads         POST /files/uploads          GET /files/uploads/{upload_id}
+    PATCH /files/uploads/{upload_id}                            DELETE /files/uploads/{upload_id}
     GET /files/{file_id}           GET /download                GET /files/static/manifest
     GET /files                     DELETE /files/{file_id}
     GET /streaming/events          GET /streaming/feed          POST /streaming/feed

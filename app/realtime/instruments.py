@@ -19,7 +19,12 @@ def observe(meter: Meter, connections: ConnectionManager, hub: Hub) -> None:
     traffic, rooms, counts = connections.traffic, hub.local, hub.local.counts
     levels: list[tuple[str, str, str, Read]] = [
         ("app.sockets.open", "{socket}", "Open sockets", lambda: connections.count),
-        ("app.rooms.streams", "{stream}", "Open streams of rooms", lambda: connections.stream_count),
+        (
+            "app.connections.streams",
+            "{stream}",
+            "Open streams of rooms and about uploads",
+            lambda: connections.stream_count,
+        ),
         ("app.rooms.open", "{room}", "Rooms that somebody of this process is in", lambda: len(rooms.rooms)),
     ]
     totals: list[tuple[str, str, str, Read]] = [

@@ -48,7 +48,7 @@ TRACES = "/application/telemetry/traces"
 METRICS = "/application/telemetry/metrics"
 REALTIME = (
     "app_sockets_open",
-    "app_rooms_streams",
+    "app_connections_streams",
     "app_rooms_open",
     "app_sockets_deliveries_total",
     "app_sockets_queued_total",
