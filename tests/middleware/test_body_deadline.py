@@ -20,12 +20,14 @@ REST: Message = {"type": "http.request", "body": b"b", "more_body": False}
 LENGTH = (b"content-length", b"3")
 FORM = (b"content-type", b"application/x-www-form-urlencoded")
 JSON = (b"content-type", b"application/json")
+FAST = 1_000_000.0
+"""Bytes a second: what these bodies bring gives them no time worth mentioning."""
 
 
 def service(seconds: float) -> FastAPI:
     app = FastAPI()
     add_exception_handlers(app)
-    app.add_middleware(BodyDeadlineMiddleware, seconds=seconds)
+    app.add_middleware(BodyDeadlineMiddleware, seconds=seconds, rate=FAST)
 
     @app.post("/raw")
     async def raw(request: Request) -> PlainTextResponse:
@@ -70,7 +72,7 @@ async def test_a_body_in_time_is_passed_on_and_a_slow_endpoint_is_not_cut() -> N
         await PlainTextResponse("done")(scope, receive, send)
 
     scope = http_scope("/", "POST", [LENGTH])
-    call = Call(BodyDeadlineMiddleware(slow, seconds=0.05), scope, HALF, REST)
+    call = Call(BodyDeadlineMiddleware(slow, seconds=0.05, rate=FAST), scope, HALF, REST)
     running = asyncio.create_task(call.run())
     asyncio.get_running_loop().call_later(0.2, call.incoming.put_nowait, {"type": "http.disconnect"})
     await running
@@ -93,7 +95,7 @@ async def test_an_answer_that_has_begun_is_not_cut() -> None:
         await asyncio.sleep(0.05)
         yield "last"
 
-    app = BodyDeadlineMiddleware(StreamingResponse(lines()), seconds=0.01)
+    app = BodyDeadlineMiddleware(StreamingResponse(lines()), seconds=0.01, rate=FAST)
     call = Call(app, http_scope("/", "POST", [LENGTH]))  # announces a body and never sends it
     await call.run()
     assert call.body == b"firstlast"
@@ -104,12 +106,42 @@ async def test_the_limit_is_for_the_whole_body_and_not_for_each_piece() -> None:
         while (await receive())["more_body"]:
             pass
 
-    call = Call(BodyDeadlineMiddleware(read, seconds=0.1), http_scope("/", "POST", [LENGTH]))
+    call = Call(BodyDeadlineMiddleware(read, seconds=0.1, rate=FAST), http_scope("/", "POST", [LENGTH]))
     loop = asyncio.get_running_loop()
     for tick in range(20):
         loop.call_later(tick * 0.05, call.incoming.put_nowait, REST if tick == 19 else HALF)
     with pytest.raises(HTTPException, match="408"):
         await call.run()
+
+
+async def test_each_byte_that_arrived_gives_the_body_more_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[float] = []
+
+    async def receive_within(seconds: float, receive: Receive, stopping: asyncio.Event) -> Message:
+        given.append(seconds)
+        return await receive()
+
+    async def read(scope: Scope, receive: Receive, send: Send) -> None:
+        while (await receive())["more_body"]:
+            pass
+
+    monkeypatch.setattr(body_deadline, "perf_counter", lambda: 0.0)
+    monkeypatch.setattr(body_deadline, "receive_within", receive_within)
+    scope = http_scope("/", "POST", [LENGTH])
+    await Call(BodyDeadlineMiddleware(read, seconds=10, rate=4), scope, HALF, HALF, REST).run()
+    assert given == [10, 10.5, 11]
+
+
+async def test_a_body_that_takes_longer_than_its_seconds_is_passed_on_while_it_keeps_its_rate() -> None:
+    async def read(scope: Scope, receive: Receive, send: Send) -> None:
+        while (await receive())["more_body"]:
+            pass
+
+    call = Call(BodyDeadlineMiddleware(read, seconds=0.1, rate=10), http_scope("/", "POST", [LENGTH]))
+    loop = asyncio.get_running_loop()
+    for tick in range(5):
+        loop.call_later(tick * 0.05, call.incoming.put_nowait, REST if tick == 4 else HALF)
+    await call.run()
 
 
 @pytest.mark.parametrize("header", [LENGTH, (b"transfer-encoding", b"chunked")])
@@ -120,7 +152,7 @@ async def test_only_a_request_that_announces_a_body_is_timed(header: tuple[bytes
         given.append(receive)
 
     for headers in ([], [(b"content-length", b"0")], [header]):
-        call = Call(BodyDeadlineMiddleware(app, seconds=1), http_scope(headers=headers))
+        call = Call(BodyDeadlineMiddleware(app, seconds=1, rate=FAST), http_scope(headers=headers))
         await call.run()
     assert [receive.__name__ for receive in given] == ["get", "get", "receive_in_time"]
 
