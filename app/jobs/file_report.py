@@ -2,12 +2,14 @@
 
 import codecs
 import hashlib
-import os
 import re
 from collections import Counter
-from pathlib import Path
+from collections.abc import AsyncGenerator, Generator
+from contextlib import closing
 from typing import Annotated
 
+from anyio import from_thread
+from anyio.lowlevel import EventLoopToken
 from pydantic import BaseModel, Field
 
 from app.jobs.tasks import Progress
@@ -44,20 +46,37 @@ class FileReport(BaseModel):
     text: Annotated[TextStatistics | None, Field(description="null if it is not UTF-8 text")]
 
 
-def report_on(path: Path, is_text: bool, progress: Progress) -> FileReport:
-    """Reads the file once, chunk by chunk, so that its size does not matter to the memory."""
+def report_on(
+    pieces: AsyncGenerator[bytes], loop: EventLoopToken, size: int, is_text: bool, progress: Progress
+) -> FileReport:
+    """Takes the file piece by piece, so that its size does not matter to the memory."""
     sha256, blake2b = hashlib.sha256(), hashlib.blake2b()
     counter = TextCounter() if is_text else None
-    with path.open("rb") as file:
-        size = os.fstat(file.fileno()).st_size
-        while chunk := file.read(CHUNK_SIZE):
-            progress(file.tell() / size)
+    done = 0
+    with closing(chunks_in_thread(pieces, loop)) as chunks:
+        for chunk in chunks:
+            done += len(chunk)
+            progress(done / size)
             sha256.update(chunk)
             blake2b.update(chunk)
             if counter and not counter.add(chunk):
                 counter = None
-        text = counter.statistics() if counter else None
-        return FileReport(size=file.tell(), sha256=sha256.hexdigest(), blake2b=blake2b.hexdigest(), text=text)
+    text = counter.statistics() if counter else None
+    return FileReport(size=done, sha256=sha256.hexdigest(), blake2b=blake2b.hexdigest(), text=text)
+
+
+def chunks_in_thread(pieces: AsyncGenerator[bytes], loop: EventLoopToken) -> Generator[bytes]:
+    """What `pieces` gives, which stays on its event loop: the thread waits for each."""
+
+    async def next_piece() -> bytes:
+        return await anext(pieces, b"")
+
+    try:
+        while piece := from_thread.run(next_piece, token=loop):
+            for start in range(0, len(piece), CHUNK_SIZE):
+                yield piece[start : start + CHUNK_SIZE]
+    finally:
+        from_thread.run(pieces.aclose, token=loop)
 
 
 class TextCounter:

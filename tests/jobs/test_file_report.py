@@ -1,7 +1,9 @@
 import hashlib
-from pathlib import Path
+from collections.abc import AsyncGenerator
 
 import pytest
+from anyio import to_thread
+from anyio.lowlevel import current_token
 
 from app.jobs import file_report
 from app.jobs.file_report import (
@@ -12,20 +14,42 @@ from app.jobs.file_report import (
     TextStatistics,
     report_on,
 )
-from app.jobs.tasks import Progress
+from app.jobs.tasks import Progress, Stopped
 
 
-def report(path: Path, content: bytes, is_text: bool = True) -> tuple[FileReport, list[float]]:
-    path.write_bytes(content)
-    fractions: list[float] = []
+class Recorded(Progress):
+    """Ends the job at the fraction `stops_at`."""
 
-    class Recorded(Progress):
-        def __init__(self) -> None: ...
+    def __init__(self, stops_at: float = 2.0) -> None:
+        self.fractions: list[float] = []
+        self.stops_at = stops_at
 
-        def __call__(self, fraction: float) -> None:
-            fractions.append(fraction)
+    def __call__(self, fraction: float) -> None:
+        self.fractions.append(fraction)
+        if fraction >= self.stops_at:
+            raise Stopped
 
-    return report_on(path, is_text, Recorded()), fractions
+
+class Stored:
+    """The file of a storage, in pieces."""
+
+    def __init__(self, *pieces: bytes) -> None:
+        self.pieces = pieces
+        self.given = 0
+        self.closed = False
+
+    async def read(self) -> AsyncGenerator[bytes]:
+        try:
+            for piece in self.pieces:
+                self.given += 1
+                yield piece
+        finally:
+            self.closed = True
+
+
+async def report(stored: Stored, progress: Progress, is_text: bool = True) -> FileReport:
+    size = sum(map(len, stored.pieces))
+    return await to_thread.run_sync(report_on, stored.read(), current_token(), size, is_text, progress)
 
 
 def statistics(*chunks: bytes) -> TextStatistics:
@@ -36,29 +60,43 @@ def statistics(*chunks: bytes) -> TextStatistics:
     return result
 
 
-def test_digests_are_those_of_the_whole_file_and_progress_grows_to_one(tmp_path: Path) -> None:
+@pytest.mark.anyio
+async def test_digests_are_those_of_the_whole_file_and_progress_grows_to_one_in_small_steps() -> None:
     content = bytes(range(256)) * (4 * CHUNK_SIZE // 256)
-    result, fractions = report(tmp_path / "file", content, is_text=False)
+    stored, progress = Stored(content[: 3 * CHUNK_SIZE], content[3 * CHUNK_SIZE :]), Recorded()
+    result = await report(stored, progress, is_text=False)
     assert result.size == len(content)
     assert result.sha256 == hashlib.sha256(content).hexdigest()
     assert result.blake2b == hashlib.blake2b(content).hexdigest()
     assert result.text is None
-    assert fractions == [0.25, 0.5, 0.75, 1.0]
+    assert progress.fractions == [0.25, 0.5, 0.75, 1.0]
+    assert stored.closed
 
 
-def test_an_empty_file_has_a_report(tmp_path: Path) -> None:
-    result, _ = report(tmp_path / "file", b"")
+@pytest.mark.anyio
+async def test_an_empty_file_has_a_report() -> None:
+    result = await report(Stored(), Recorded())
     assert (result.size, result.text) == (
         0,
         TextStatistics(lines=0, words=0, characters=0, most_frequent_words=[]),
     )
 
 
+@pytest.mark.anyio
 @pytest.mark.parametrize("content", [b"caf\xe9", b"caf\xc3"])
-def test_what_is_not_utf_8_has_digests_and_no_statistics(tmp_path: Path, content: bytes) -> None:
-    result, _ = report(tmp_path / "file", content)
+async def test_what_is_not_utf_8_has_digests_and_no_statistics(content: bytes) -> None:
+    result = await report(Stored(content), Recorded())
     assert result.text is None
     assert result.sha256 == hashlib.sha256(content).hexdigest()
+
+
+@pytest.mark.anyio
+async def test_a_report_that_is_stopped_reads_no_further_and_lets_the_file_go() -> None:
+    stored = Stored(*[bytes(2 * CHUNK_SIZE)] * 10)
+    progress = Recorded(stops_at=0.15)
+    with pytest.raises(Stopped):
+        await report(stored, progress)
+    assert (len(progress.fractions), stored.given, stored.closed) == (3, 2, True)
 
 
 def test_where_the_chunks_are_cut_does_not_matter() -> None:

@@ -9,10 +9,12 @@ Use it for work of seconds to minutes which the caller can start again when the 
 every worker process, it takes a durable queue.
 
 The manager is `app/jobs/tasks.py`; the lifespan owns it. Jobs are blocking functions, run by threads of
-their own, so that the forty threads of `def` endpoints stay free. Every number has a limit: tasks that run,
-tasks that wait, finished tasks that are remembered, how long one may run and how long one is remembered.
-How long one may wait follows from these. Threads share one interpreter: work in pure Python slows requests
-down unless it is done in small steps.
+their own, so that the forty threads of `def` endpoints stay free. A file is read on the event loop, be it on
+a disk or in S3, and its thread asks for one piece after the other. Threads share one interpreter: work in
+pure Python slows requests down unless it is done in small steps.
+
+Every number has a limit: tasks that run, tasks that wait, finished tasks that are remembered, how long one
+may run and how long one is remembered. How long one may wait follows from these.
 
 ## The trap
 
@@ -25,6 +27,7 @@ returns True. And when the process stops, what was running is gone without a wor
 
 - A task is accepted with its location and ends with the report of the file.
 - A file that is unknown is a 404 and starts nothing.
+- The file of somebody else is a 404 and starts nothing.
 - A failed task shows an error id, and the log has its traceback once under that id.
 - A queued task and a running one are cancelled at once, and a finished one is a 409.
 - A task that takes too long fails.
@@ -39,7 +42,7 @@ returns True. And when the process stops, what was running is gone without a wor
 ## Read more
 
 `response_class=EventSourceResponse`, `fastapi.sse.ServerSentEvent`, `loop.call_soon_threadsafe`,
-`contextvars.copy_context`.
+`anyio.from_thread.run`, `contextvars.copy_context`.
 [Server-sent events](https://fastapi.tiangolo.com/tutorial/server-sent-events/) in the FastAPI documentation,
 [202 Accepted](https://www.rfc-editor.org/rfc/rfc9110#name-202-accepted) in RFC 9110.
 """
@@ -49,13 +52,12 @@ from collections.abc import AsyncIterable
 from functools import partial
 from typing import Annotated
 
+from anyio.lowlevel import current_token
 from fastapi import APIRouter, Depends, Header, HTTPException, Request, Response
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 from pydantic import BaseModel, ConfigDict, Field
 
-from app.database.models import StoredFile
-from app.dependencies import SessionDep, StoppingDep, StorageDep, TasksDep
-from app.errors import NotFound
+from app.dependencies import FilesDep, OwnerDep, StoppingDep, TasksDep
 from app.jobs.file_report import FileReport, report_on
 from app.jobs.tasks import Status, Task
 
@@ -89,18 +91,17 @@ TaskDep = Annotated[Task, Depends(find_task)]
 @router.post("", status_code=202)
 async def start(
     wanted: TaskRequest,
+    owner: OwnerDep,
+    files: FilesDep,
     tasks: TasksDep,
-    storage: StorageDep,
-    session: SessionDep,
     request: Request,
     response: Response,
 ) -> TaskStatus:
-    """Queues a report on an uploaded file."""
-    file = await session.get(StoredFile, wanted.file_id)
-    if file is None:
-        raise NotFound("There is no such file.")
+    """Queues a report on an uploaded file: one of yours, or one without an owner."""
+    file = await files.find(wanted.file_id, owner)
+    pieces = files.storage.read(file.id, 0, file.size)
     is_text = file.content_type.startswith("text/")
-    task = tasks.submit(partial(report_on, storage.path(file.id), is_text))
+    task = tasks.submit(partial(report_on, pieces, current_token(), file.size, is_text))
     response.headers["Location"] = request.url_for("show", task_id=task.id).path
     return TaskStatus.model_validate(task)
 

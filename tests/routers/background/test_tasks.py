@@ -20,6 +20,7 @@ from app.jobs.file_report import FileReport
 from app.jobs.tasks import Job, Progress, TaskManager
 from app.main import create_app
 from app.settings import Settings
+from tests.owners import log_in
 
 SECONDS = 10.0
 KEYS = ["id", "status", "progress", "result", "error", "done", "cancelled"]
@@ -92,8 +93,8 @@ def running(client: TestClient) -> Iterator[tuple[Gate, str]]:
         gate.opened.set()
 
 
-def upload(client: TestClient, content: bytes) -> str:
-    answer = client.post("/upload/", files={"file": ("poem.txt", content, "text/plain")})
+def upload(client: TestClient, content: bytes, headers: dict[str, str] | None = None) -> str:
+    answer = client.post("/upload/", files={"file": ("poem.txt", content, "text/plain")}, headers=headers)
     assert answer.status_code == 201
     return str(answer.json()["id"])
 
@@ -122,6 +123,26 @@ def test_a_task_is_accepted_with_its_location_and_ends_with_the_report_of_the_fi
 def test_a_file_that_is_unknown_is_a_404_and_starts_nothing(client: TestClient, file_id: str) -> None:
     assert client.post("/tasks", json={"file_id": file_id}).status_code == 404
     drain(client)
+
+
+def test_the_file_of_somebody_else_is_a_404_and_starts_nothing(client: TestClient) -> None:
+    ada, bob = log_in(client, "ada"), log_in(client, "bob")
+    wanted = {"file_id": upload(client, b"of Ada", headers=ada)}
+    for headers in (bob, {}):
+        assert client.post("/tasks", json=wanted, headers=headers).status_code == 404
+    assert not manager_of(client)._tasks
+    accepted = client.post("/tasks", json=wanted, headers=ada)
+    drain(client)
+    assert status(client, accepted.json()["id"])["result"]["size"] == len(b"of Ada")
+
+
+def test_a_file_that_is_gone_when_its_turn_comes_fails_its_task(client: TestClient) -> None:
+    file_id = upload(client, b"text")
+    with running(client):
+        task_id = client.post("/tasks", json={"file_id": file_id}).json()["id"]
+        assert client.delete(f"/files/{file_id}").status_code == 204
+    drain(client)
+    assert status(client, task_id)["status"] == "failed"
 
 
 def test_a_failed_task_shows_an_error_id_and_the_log_has_its_traceback_once_under_that_id(
