@@ -51,6 +51,8 @@ class Outlet:
 
     def flush(self) -> None: ...
 
+    def close(self) -> None: ...
+
     def take(self) -> bytes:
         data = b"".join(self._written)
         self._written.clear()

@@ -67,10 +67,12 @@ from typing import Annotated
 from anyio import to_thread
 from fastapi import APIRouter, Query
 
+from app.database.models import StoredFile
 from app.dependencies import FilesDep, OwnerDep
 from app.storage.archive import Entry, zip_of
 from app.storage.file_response import INERT, StoredFileResponse, attachment, read_exactly
 from app.storage.prompt_stream import PromptStream
+from app.storage.storage import Storage
 
 ROUTERS = Path(__file__).parent.parent
 MAX_ARCHIVED = 100
@@ -103,11 +105,12 @@ async def download_archive(
 ) -> Archive:
     """`downloaded.zip`: the files with these ids, or without one the modules of the pages."""
     chosen = [await files.find(each, owner) for each in dict.fromkeys(file_id)]
-    entries = [
-        Entry(file.filename, file.size, read_exactly(files.storage, file, range(file.size)))
-        for file in chosen
-    ] or await to_thread.run_sync(modules)
+    entries = [entry(file, files.storage) for file in chosen] or await to_thread.run_sync(modules)
     return Archive(zip_of(entries), {**INERT, "Content-Disposition": attachment("downloaded.zip")})
+
+
+def entry(file: StoredFile, storage: Storage) -> Entry:
+    return Entry(file.filename, file.size, read_exactly(storage, file, range(file.size)))
 
 
 def modules() -> list[Entry]:

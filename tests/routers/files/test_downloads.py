@@ -1,4 +1,8 @@
+import asyncio
 import hashlib
+import os
+import threading
+import tracemalloc
 import zipfile
 from collections.abc import Iterator
 from io import BytesIO
@@ -14,8 +18,17 @@ from app.lifespan import open_state
 from app.main import create_app
 from app.routers.files import downloads, uploads
 from app.settings import Settings
+from app.storage.archive import zip_of
+from app.storage.disk import open_disk
+from app.storage.file_response import StoredFileResponse, attachment
+from app.storage.pieces import PIECE_SIZE
 from app.telemetry import Telemetry
+from tests.asgi import LIMIT, Call, http_scope
+from tests.live.one_connection import connected
+from tests.owners import log_in
 from tests.samples import FILES
+from tests.server import HTTP_PROTOCOL as OURS
+from tests.stored_files import GET, open_in, put_file
 
 TEXT = b"0123456789" * 500
 ETAG = f'"{hashlib.sha256(TEXT).hexdigest()}"'
@@ -77,6 +90,28 @@ def test_a_range_a_suffix_several_ranges_and_one_that_cannot_be_met_get_206_and_
     assert beyond.headers["content-type"] == "application/problem+json"
 
 
+@pytest.mark.parametrize("wanted", ["", "bytes", "bytes=5-4", "lines=0-9", "bytes=" + "0-0," * 10_000])
+def test_a_range_header_that_is_not_understood_or_asks_too_much_gets_the_whole(
+    client: TestClient, place: str, wanted: str
+) -> None:
+    answer = client.get(place, headers={"Range": wanted})
+    assert (answer.status_code, answer.content) == (200, TEXT)
+    assert "content-range" not in answer.headers
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    ["bytes=" + ",".join(ranges) for ranges in (["0-"] * 10, ["-5000"] * 11, [f"{n}-" for n in range(10)])]
+    + ["bytes=" + ",".join(f"{n}-{n + 498}" for n in range(0, 5000, 500))],
+)
+def test_no_request_gets_more_than_the_whole_and_the_heads_of_ten_parts(
+    client: TestClient, place: str, wanted: str
+) -> None:
+    answer = client.get(place, headers={"Range": wanted})
+    assert answer.headers["content-length"] == str(len(answer.content))
+    assert len(answer.content) < len(TEXT) + 10 * 200
+
+
 @pytest.mark.parametrize("given", [ETAG, f"W/{ETAG}", f'"other", {ETAG}', "*"])
 def test_a_client_that_has_the_file_gets_304_without_a_body(
     client: TestClient, place: str, given: str
@@ -88,14 +123,29 @@ def test_a_client_that_has_the_file_gets_304_without_a_body(
     assert client.get(place, headers={"If-None-Match": '"other"'}).status_code == 200
 
 
-def test_a_range_is_honoured_only_if_the_tag_still_matches(client: TestClient, place: str) -> None:
-    same = client.get(place, headers={"Range": "bytes=0-3", "If-Range": ETAG})
-    assert (same.status_code, same.content) == (206, b"0123")
-    changed = client.get(place, headers={"Range": "bytes=0-3", "If-Range": '"other"'})
-    assert (changed.status_code, changed.content) == (200, TEXT)
+@pytest.mark.parametrize("name", ["If-Match", "If-Unmodified-Since"])
+def test_a_request_that_expects_something_else_gets_412(client: TestClient, place: str, name: str) -> None:
+    other = {"If-Match": '"other"', "If-Unmodified-Since": "Fri, 02 Jan 1998 03:04:05 GMT"}[name]
+    answer = client.get(place, headers={name: other})
+    assert answer.status_code == 412
+    assert answer.headers["content-type"] == "application/problem+json"
+    headers = client.get(place).headers
+    same = {"If-Match": headers["etag"], "If-Unmodified-Since": headers["last-modified"]}[name]
+    assert client.get(place, headers={name: same}).status_code == 200
 
 
-def test_head_has_the_headers_of_get_and_no_body(client: TestClient, place: str) -> None:
+def test_a_range_is_honoured_only_if_the_tag_or_the_date_still_matches(
+    client: TestClient, place: str
+) -> None:
+    for same in (ETAG, client.get(place).headers["last-modified"]):
+        answer = client.get(place, headers={"Range": "bytes=0-3", "If-Range": same})
+        assert (answer.status_code, answer.content) == (206, b"0123")
+    for other in ('"other"', "Fri, 02 Jan 1998 03:04:05 GMT"):
+        answer = client.get(place, headers={"Range": "bytes=5000-", "If-Range": other})
+        assert (answer.status_code, answer.content) == (200, TEXT)
+
+
+def test_head_has_the_headers_of_get_and_no_body(client: TestClient, settings: Settings, place: str) -> None:
     of_request = ("x-request-id", "x-process-time")
     head = client.head(place)
     assert (head.status_code, head.content) == (200, b"")
@@ -105,6 +155,7 @@ def test_head_has_the_headers_of_get_and_no_body(client: TestClient, place: str)
     ]
     assert client.head(place, headers={"If-None-Match": ETAG}).status_code == 304
     assert client.head(place, headers={"Range": "bytes=0-2"}).status_code == 200
+    assert open_in(settings.uploads_dir) == []
 
 
 @pytest.mark.parametrize(
@@ -118,12 +169,16 @@ def test_head_has_the_headers_of_get_and_no_body(client: TestClient, place: str)
             "attachment; filename=\"Z_rich __.txt\"; filename*=UTF-8''Z%C3%BCrich%20%E6%97%A5%E6%9C%AC.txt",
         ),
         ("🐟.txt", "attachment; filename=\"_.txt\"; filename*=UTF-8''%F0%9F%90%9F.txt"),
-        ('a"b%41.txt', "attachment; filename=\"a_b_41.txt\"; filename*=UTF-8''a%22b%2541.txt"),
     ],
 )
 def test_the_name_is_encoded_for_every_language(client: TestClient, name: str, told: str) -> None:
     place = client.post("/upload/", files={"file": (name, TEXT)}).headers["location"]
     assert client.get(place).headers["content-disposition"] == told
+
+
+def test_what_would_end_the_quotes_or_is_read_in_two_ways_is_not_in_the_plain_name() -> None:
+    encoded = "filename*=UTF-8''a%22b%5C%2541%0D%0A.txt"
+    assert attachment('a"b\\%41\r\n.txt') == f'attachment; filename="a_b__41__.txt"; {encoded}'
 
 
 def test_an_upload_is_never_shown_in_the_origin_of_the_service(client: TestClient, place: str) -> None:
@@ -165,6 +220,15 @@ def test_an_unknown_ill_formed_or_lost_file_is_404_without_a_path(
         assert str(settings.uploads_dir) not in answer.text
 
 
+def test_the_file_of_an_account_is_404_for_everybody_else(client: TestClient) -> None:
+    ada, bob = log_in(client, "ada"), log_in(client, "bob")
+    place = client.post("/upload/", files={"file": ("a.txt", TEXT)}, headers=ada).headers["location"]
+    archive = f"/download?file_id={place.removeprefix('/files/')}"
+    for path in (place, archive):
+        assert client.get(path, headers=ada).status_code == 200
+        assert [client.get(path, headers=headers).status_code for headers in (bob, {})] == [404, 404]
+
+
 def test_a_download_is_not_compressed_so_that_it_can_be_resumed(client: TestClient, place: str) -> None:
     headers = {"Accept-Encoding": "gzip"}
     whole = client.get(place, headers=headers)
@@ -182,6 +246,91 @@ def test_the_archive_opens_and_is_the_same_every_time(client: TestClient) -> Non
         page = archive.read("files/downloads.py")
     assert page == Path(downloads.__file__).read_bytes()
     assert client.get("/download").content == answer.content
+
+
+def test_the_archive_has_the_files_that_were_asked_for_each_under_a_name_of_its_own(
+    client: TestClient,
+) -> None:
+    contents = [b"one", b"two", b""]
+    ids = [client.post("/upload/", files={"file": ("a.txt", each)}).json()["id"] for each in contents]
+    answer = client.get("/download", params={"file_id": [*ids, ids[0]]})
+    with zipfile.ZipFile(BytesIO(answer.content)) as archive:
+        read = {name: archive.read(name) for name in archive.namelist()}
+    assert read == {"a.txt": b"one", "a (2).txt": b"two", "a (3).txt": b""}
+    assert client.get("/download", params={"file_id": [*ids, ids[0]]}).content == answer.content
+    assert client.get("/download", params={"file_id": [*ids, "0" * 32]}).status_code == 404
+    assert client.get("/download", params={"file_id": ids[:1] * 101}).status_code == 422
+
+
+@pytest.mark.anyio
+async def test_a_file_that_turns_out_shorter_never_looks_whole(tmp_path: Path) -> None:
+    file = put_file(tmp_path, 2 * PIECE_SIZE)
+    os.truncate(tmp_path / file.id, PIECE_SIZE)
+    async with open_disk(tmp_path) as storage:
+        async with connected(http=OURS, head=GET, app=StoredFileResponse(file, storage)) as wire:
+            head, _, body = (await wire.read_until(b"")).partition(b"\r\n\r\n")
+        assert f"content-length: {2 * PIECE_SIZE}\r\n".encode() in head
+        assert len(body) == PIECE_SIZE
+
+
+@pytest.mark.anyio
+async def test_a_client_that_leaves_ends_the_reading(tmp_path: Path) -> None:
+    file = put_file(tmp_path, 8 * PIECE_SIZE)
+    async with open_disk(tmp_path) as storage:
+        response = StoredFileResponse(file, storage)
+        async with connected(http=OURS, head=GET, app=response) as wire:
+            await wire.loop.sock_recv(wire.peer, 1)
+            assert open_in(tmp_path) == [str(tmp_path / file.id)]
+        assert open_in(tmp_path) == []
+
+
+@pytest.mark.anyio
+async def test_a_slow_disk_stalls_nobody_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = put_file(tmp_path, 3 * PIECE_SIZE)
+    reading, goes_on, read = threading.Event(), threading.Event(), os.pread
+
+    def slow_read(*args: int) -> bytes:
+        reading.set()
+        goes_on.wait(LIMIT)
+        return read(*args)
+
+    monkeypatch.setattr(os, "pread", slow_read)
+    async with open_disk(tmp_path) as storage:
+        call = Call(StoredFileResponse(file, storage), http_scope())
+        running = asyncio.create_task(call.run())
+        await asyncio.to_thread(reading.wait, LIMIT)
+        assert call.sent == []
+        goes_on.set()
+        await running
+    assert len(call.body) == file.size
+
+
+@pytest.mark.anyio
+async def test_the_archive_needs_no_more_memory_the_longer_it_gets(tmp_path: Path) -> None:
+    files = [put_file(tmp_path, 100 * PIECE_SIZE) for _ in range(2)]
+    async with open_disk(tmp_path) as storage:
+        sent = 0
+        tracemalloc.start()
+        async for chunk in zip_of(downloads.entry(file, storage) for file in files):
+            sent += len(chunk)
+        _, most = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+    assert sent > 200 * PIECE_SIZE
+    assert most < 16 * PIECE_SIZE
+
+
+@pytest.mark.anyio
+async def test_an_archive_whose_files_go_meanwhile_never_looks_whole(tmp_path: Path) -> None:
+    files = [put_file(tmp_path, size) for size in (8 * PIECE_SIZE, 1)]
+    async with open_disk(tmp_path) as storage:
+        archive = downloads.Archive(zip_of(downloads.entry(file, storage) for file in files), headers={})
+        async with connected(http=OURS, head=GET, app=archive) as wire:
+            await wire.loop.sock_recv(wire.peer, 1)
+            (tmp_path / files[1].id).unlink()
+            answer = await wire.read_until(b"")
+    assert len(answer) > 8 * PIECE_SIZE
+    assert not answer.endswith(b"0\r\n\r\n")
+    assert not zipfile.is_zipfile(BytesIO(answer))
 
 
 @pytest.fixture
