@@ -33,7 +33,7 @@ from app.security.web_sessions import WebSessions
 from app.settings import Settings
 from app.shutdown import stopping_on_signals
 from app.single_process import telling_what_is_not_shared
-from app.storage.disk import open_disk
+from app.storage.engines import open_storage
 from app.storage.files import Files, open_files
 from app.storage.storage import Storage
 from app.telemetry import Telemetry
@@ -79,7 +79,7 @@ def open_state(settings: Settings, telemetry: Telemetry) -> Lifespan:
             await stack.enter_async_context(telemetry.exporting())
             keys = open_keys(settings)
             sessions = await stack.enter_async_context(open_database(settings.sqlalchemy_url))
-            storage = await stack.enter_async_context(open_disk(settings.uploads_dir))
+            storage = await stack.enter_async_context(open_storage(settings))
             files = await stack.enter_async_context(open_files(sessions, storage, settings))
             mailer = await stack.enter_async_context(open_mailer(settings))
             tasks = await stack.enter_async_context(open_tasks(settings))

@@ -40,6 +40,8 @@ ROOT = Path(__file__).parent.parent
 ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://([a-z0-9._-]+|\[[0-9a-f:]+\])(:\d{1,5})?")
 """What a browser sends, letter by letter (RFC 6454, section 6.2)."""
 
+BUCKET = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[A-Za-z0-9._-]+)*/?")
+
 MULTIPART_OVERHEAD = 64 * 1024
 """What the boundaries and part headers of an upload may add to the file itself."""
 
@@ -220,7 +222,9 @@ class S3Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
-    endpoint: Annotated[str, _setting("URL of an S3 that is not that of AWS")] = ""
+    endpoint: Annotated[
+        str, Field(pattern=r"^(https?://[^/?#@]+/?)?$"), _setting("URL of an S3 that is not that of AWS")
+    ] = ""
     region: Annotated[str, _setting("region of the bucket")] = ""
     access_key_id: Annotated[SecretStr, _setting("who the service is to S3")] = SecretStr("")
     secret_access_key: Annotated[SecretStr, _setting("and its secret")] = SecretStr("")
@@ -473,6 +477,13 @@ class Settings(BaseSettings):
             complete = False
         if url and not complete:
             raise ValueError("write smtp://user:password@host:port, or smtps://")
+        return url
+
+    @field_validator("storage_url")
+    @classmethod
+    def _storage_url_names_a_bucket(cls, url: SecretStr) -> SecretStr:
+        if url and not BUCKET.fullmatch(url.get_secret_value()):
+            raise ValueError("write s3://bucket, or s3://bucket/folder; APP_S3__… says who the service is")
         return url
 
     @model_validator(mode="after")

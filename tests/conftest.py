@@ -11,6 +11,7 @@ from fastapi.testclient import TestClient
 
 from app.main import create_app
 from app.settings import Settings
+from tests.s3 import Bucket, S3Server, s3_server
 from tests.server import Server, serve
 
 
@@ -77,6 +78,19 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """One real uvicorn for all tests that neither stop it nor fill its limits."""
     with serve(tmp_path_factory.mktemp("live")) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[S3Server]:
+    """One S3 for all tests that do not stop it."""
+    with s3_server() as server:
+        yield server
+
+
+@pytest.fixture
+def bucket(s3: S3Server) -> Bucket:
+    """An empty one."""
+    return s3.bucket()
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 The lifespan opens the log, the database and the rest, hands them to the endpoints, and closes them when
 the server stops. Use it for everything that is made once and used by many requests. `GET /health` says
-that the process answers; `GET /ready` tries what it needs to do its work: the database, the folder of
+that the process answers; `GET /ready` tries what it needs to do its work: the database, the place of the
 uploads, and Redis where the rooms use it; not the mail server, for mail waits when that is away. An
 orchestrator restarts a process that is not healthy, and sends no requests to one that is not ready: so a
 database that is away must not make `/health` fail.
@@ -32,6 +32,7 @@ globals are shared too, but by every app of the process, so one test meets the l
 - A database that fails makes it not ready, without a word of why.
 - A database that hangs makes it not ready in time.
 - A folder that cannot be written makes it not ready.
+- A bucket that cannot be written makes it not ready.
 - Redis is one of the engines where it is used.
 - When a resource fails to open, those before it are closed in reverse order.
 - A start that fails ends the process with an error.
@@ -48,9 +49,7 @@ state](https://starlette.dev/lifespan/#lifespan-state) in Starlette's.
 
 import asyncio
 import logging
-import tempfile
 from collections.abc import Awaitable
-from pathlib import Path
 from typing import Literal
 
 from fastapi import APIRouter
@@ -61,7 +60,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from app.database.models import User
 from app.database.session import SessionMaker
 from app.dependencies import StateDep
-from app.errors import ServiceUnavailable
+from app.errors import AppError, ServiceUnavailable
 from app.realtime.backplane import Unavailable
 
 logger = logging.getLogger("app.ready")
@@ -89,7 +88,7 @@ async def ready(state: StateDep) -> Ready:
     """Tries what nothing works without, each within `APP_READY_TIMEOUT`; 503 when one does not answer."""
     checks: dict[str, Awaitable[None]] = {
         "database": read_a_row(state["sessions"]),
-        "uploads": asyncio.to_thread(write_a_file, state["settings"].uploads_dir),
+        "uploads": state["storage"].check(),
     }
     if state["settings"].redis_url:
         checks["redis"] = state["hub"].backplane.check()
@@ -105,7 +104,7 @@ async def answers_in_time(name: str, check: Awaitable[None], seconds: float) -> 
     try:
         async with asyncio.timeout(seconds):
             await check
-    except (OSError, TimeoutError, SQLAlchemyError, Unavailable) as exc:
+    except (OSError, TimeoutError, SQLAlchemyError, Unavailable, AppError) as exc:
         # The reason is for us: an address or a path has no place in an answer anybody can ask for.
         logger.warning("%s does not answer: %s", name, exc)
         return False
@@ -116,8 +115,3 @@ async def read_a_row(sessions: SessionMaker) -> None:
     # Not `SELECT 1`, which SQLite answers without a look at its file.
     async with sessions() as session:
         await session.execute(select(User.id).limit(1))
-
-
-def write_a_file(folder: Path) -> None:
-    with tempfile.TemporaryFile(dir=folder) as file:
-        file.write(b"ready")

@@ -21,6 +21,7 @@ from app.logs import QueueingHandler
 from app.main import create_app
 from app.settings import Settings
 from tests.redis import redis_server
+from tests.s3 import s3_server
 
 ROOT = Path(__file__).parent.parent.parent.parent
 
@@ -94,6 +95,20 @@ def test_a_folder_that_cannot_be_written_makes_it_not_ready(client: TestClient, 
     settings.uploads_dir.rename(settings.uploads_dir.with_name("moved"))
     answer = client.get("/ready")
     assert (answer.status_code, answer.json()["detail"]) == (503, "Not ready: uploads.")
+
+
+def test_a_bucket_that_cannot_be_written_makes_it_not_ready(
+    settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    with s3_server() as server:
+        settings = server.bucket().applied(settings).model_copy(update={"ready_timeout": 2.0})
+        with TestClient(create_app(settings)) as client:
+            assert client.get("/ready").json()["engines"] == ["database", "uploads"]
+            server.stop()
+            answer = client.get("/ready")
+            assert (answer.status_code, answer.json()["detail"]) == (503, "Not ready: uploads.")
+            assert server.endpoint not in answer.text
+            assert server.endpoint in caplog.text
 
 
 def test_redis_is_one_of_the_engines_where_it_is_used(settings: Settings, tmp_path: Path) -> None:

@@ -1,0 +1,177 @@
+"""Files in an S3 bucket, which must take conditional writes (`If-None-Match`), as that of AWS does.
+
+    {id}                       a file
+    parts/{id}/{offset}        of an unfinished file, what came from this offset on
+    direct/{id}                what a client has put there by a signed URL, until it is confirmed
+    check                      what `/ready` writes
+
+A file appears whole, at the end of a multipart upload, and a failed one is aborted. What a killed process has
+begun stays in the bucket, where no listing shows it, and is paid for. So give the bucket a lifecycle rule
+with `AbortIncompleteMultipartUpload` after a day. S3 takes 10 000 parts of 5 MiB: a file has at most 48 GiB.
+"""
+
+import re
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable
+from datetime import UTC, datetime, timedelta
+
+from anyio import CancelScope, to_thread
+
+from app.errors import Conflict, ContentTooLarge, Locked, NotFound
+from app.storage.bucket import PART_SIZE, Bucket
+from app.storage.pieces import pieces_of
+from app.storage.storage import Inspector
+
+FILE_ID = re.compile(r"[0-9a-f]{32}")
+MAX_PARTS = 10_000
+"""Of an unfinished file. Each request lists them all: one that comes in crumbs makes them dear."""
+BEGUN = "begun"
+"""In the place of an offset: there is an unfinished file, without a byte."""
+
+
+class S3Storage:
+    left_before: datetime | None = None
+
+    def __init__(self, bucket: Bucket, direct_seconds: float) -> None:
+        self._bucket = bucket
+        self._direct_lifetime = timedelta(seconds=direct_seconds)
+
+    async def save(self, file_id: str, chunks: AsyncIterable[bytes], inspector: Inspector) -> None:
+        async def inspected() -> AsyncIterator[bytes]:
+            async for piece in pieces_of(chunks):
+                await to_thread.run_sync(inspector.feed, piece)
+                yield piece
+            await to_thread.run_sync(inspector.finish)
+
+        await self._bucket.put_all(_path(file_id), inspected())
+
+    async def append(self, file_id: str, offset: int, chunks: AsyncIterable[bytes]) -> int:
+        parts = _joined(await self._listed(file_id))
+        if sum(parts.values()) != offset:
+            raise Conflict("The file has another length than the request says.")
+        count = len(parts)
+        waiting = bytearray()
+
+        async def put() -> None:
+            nonlocal waiting, offset, count
+            part, waiting, count = bytes(waiting), bytearray(), count + 1
+            if count > MAX_PARTS:
+                raise ContentTooLarge("The file came in too many pieces. Send it anew, in larger ones.")
+            # What follows the part before is put once: so parts never overlap, whoever puts them.
+            await self._bucket.create(f"{_parts(file_id)}/{offset:020d}", part)
+            offset += len(part)
+
+        try:
+            async for chunk in chunks:
+                waiting += chunk
+                if len(waiting) >= PART_SIZE:
+                    await put()
+        finally:
+            if waiting:
+                with CancelScope(shield=True):
+                    await put()
+        if not offset:
+            await self._bucket.put(f"{_parts(file_id)}/{BEGUN}", b"")
+        return offset
+
+    async def offset(self, file_id: str) -> int:
+        listed = await self._listed(file_id)
+        if listed:
+            return sum(_joined(listed).values())
+        try:
+            return await self._bucket.size(_path(file_id))
+        except NotFound:
+            return 0
+
+    async def publish(self, file_id: str, inspector: Inspector) -> None:
+        listed = await self._listed(file_id)
+        try:
+            # It is there already where a process died right after.
+            await self._show(file_id, inspector)
+        except NotFound:
+            if not listed:
+                raise
+            try:
+                await self.save(file_id, self._read_all(_joined(listed)), inspector)
+            except NotFound:
+                raise Locked from None  # another request has published it meanwhile, or deleted it
+        await self._bucket.delete([*listed])
+
+    async def publish_direct(self, file_id: str, inspector: Inspector) -> None:
+        """Like `publish`, of what the client has put at its URL. `NotFound` where there is nothing yet.
+
+        The copy is shown, and never replaced: the client can replace what it has put as long as its URL is
+        good, also between two requests to publish it.
+        """
+        try:
+            await self._bucket.copy(_direct(file_id), _path(file_id))
+        except Locked:
+            pass  # an earlier request has copied it
+        await self._show(file_id, inspector)
+        await self._bucket.delete([_direct(file_id)])
+
+    async def sign_direct(self, file_id: str) -> str:
+        """A URL that takes one PUT after the other, of anything, as long as it is good."""
+        return await self._bucket.sign_put(_direct(file_id), self._direct_lifetime)
+
+    async def read(self, file_id: str, start: int, stop: int) -> AsyncGenerator[bytes]:
+        path = _path(file_id)
+        if start >= stop:
+            # S3 has no answer for a range of no bytes.
+            await self._bucket.size(path)
+            return
+        async for piece in self._bucket.get(path, start, stop):
+            yield piece
+
+    async def delete(self, file_id: str) -> None:
+        await self._bucket.delete([_path(file_id), _direct(file_id), *await self._listed(file_id)])
+
+    async def sweep(self) -> None:
+        # Nobody confirms what is that old: twice the lifetime of its URL is the time for it.
+        before = datetime.now(UTC) - 2 * self._direct_lifetime
+        found = await self._bucket.listed("direct")
+        await self._bucket.delete([each["path"] for each in found if each["last_modified"] < before])
+
+    async def check(self) -> None:
+        await self._bucket.put("check", b"ready")
+
+    async def _listed(self, file_id: str) -> dict[str, int]:
+        """Path and length of each part, in their order."""
+        found = await self._bucket.listed(_parts(file_id))
+        return dict(sorted((each["path"], each["size"]) for each in found))
+
+    async def _read_all(self, paths: Iterable[str]) -> AsyncIterator[bytes]:
+        for path in paths:
+            async for piece in self._bucket.get(path):
+                yield piece
+
+    async def _show(self, file_id: str, inspector: Inspector) -> None:
+        async for piece in self._bucket.get(_path(file_id)):
+            await to_thread.run_sync(inspector.feed, piece)
+        await to_thread.run_sync(inspector.finish)
+
+
+def _path(file_id: str) -> str:
+    """An id of another form is `NotFound`: it is never a path."""
+    if not FILE_ID.fullmatch(file_id):
+        raise NotFound
+    return file_id
+
+
+def _parts(file_id: str) -> str:
+    return f"parts/{_path(file_id)}"
+
+
+def _direct(file_id: str) -> str:
+    return f"direct/{_path(file_id)}"
+
+
+def _joined(listed: dict[str, int]) -> dict[str, int]:
+    """The parts up to the first gap."""
+    joined: dict[str, int] = {}
+    end = 0
+    for path, size in listed.items():
+        if path.rpartition("/")[2] != f"{end:020d}":
+            break
+        joined[path] = size
+        end += size
+    return joined
