@@ -56,6 +56,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     # middleware, so its 413 would have no request id, no CORS headers, and another shape.
     body_limits = {
         "files/uploads": settings.max_upload_body_size,
+        "files/resumable": settings.files.max_resumable_size,
         "graphql/schema": settings.graphql_max_body_size,
     }
     for page in catalogue.PAGES:

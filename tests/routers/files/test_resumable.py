@@ -1,0 +1,527 @@
+import asyncio
+import base64
+import hashlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+from fastapi import FastAPI, Header, Request, Response
+from fastapi.testclient import TestClient
+from sqlalchemy import select, update
+from starlette.types import Message
+
+from app.database.models import StoredFile
+from app.main import create_app
+from app.settings import FileSettings, Settings
+from app.storage.pieces import PIECE_SIZE
+from app.tus import DIGESTS
+from tests.asgi import LIMIT, Call, http_scope
+from tests.owners import log_in
+from tests.samples import TEXT, image, pdf
+
+ORIGIN = "http://localhost:3000"
+TUS = {"Tus-Resumable": "1.0.0"}
+OCTETS = {**TUS, "Content-Type": "application/offset+octet-stream"}
+MOST = 2_000_000
+
+
+@pytest.fixture
+def settings(settings: Settings) -> Settings:
+    return settings.model_copy(update={"files": FileSettings(max_resumable_size=MOST)})
+
+
+def metadata(name: str) -> str:
+    return f"filename {base64.b64encode(name.encode()).decode()}"
+
+
+def create(client: TestClient, length: int, name: str = "a.txt", **headers: str) -> httpx2.Response:
+    headers = {**TUS, "Upload-Length": str(length), "Upload-Metadata": metadata(name), **headers}
+    return client.post("/files/uploads", headers=headers)
+
+
+def created(client: TestClient, length: int, name: str = "a.txt", **headers: str) -> str:
+    answer = create(client, length, name, **headers)
+    assert answer.status_code == 201, answer.text
+    return answer.headers["location"]
+
+
+def patch(client: TestClient, url: str, offset: int, content: bytes, **headers: str) -> httpx2.Response:
+    return client.patch(url, content=content, headers={**OCTETS, "Upload-Offset": str(offset), **headers})
+
+
+def offset_of(client: TestClient, url: str, **headers: str) -> int:
+    answer = client.head(url, headers={**TUS, **headers})
+    assert answer.status_code == 200
+    assert answer.headers["cache-control"] == "no-store"
+    return int(answer.headers["upload-offset"])
+
+
+def file_of(client: TestClient, url: str, **headers: str) -> httpx2.Response:
+    return client.get(url.replace("/uploads", ""), headers=headers)
+
+
+def stored(settings: Settings) -> list[Path]:
+    return [path for path in settings.uploads_dir.iterdir() if path.name != ".lock"]
+
+
+def on_loop(client: TestClient, call: Callable[[], Awaitable[Any]]) -> Any:
+    assert client.portal is not None
+    return client.portal.call(call)
+
+
+def set_expiry(client: TestClient, seconds: float) -> None:
+    async def run() -> None:
+        async with client.app_state["sessions"].begin() as session:
+            expires_at = datetime.now(UTC) + timedelta(seconds=seconds)
+            await session.execute(update(StoredFile).values(expires_at=expires_at))
+
+    on_loop(client, run)
+
+
+async def chunks_of(*chunks: bytes) -> AsyncIterator[bytes]:
+    for chunk in chunks:
+        yield chunk
+
+
+class Body(asyncio.Queue[Message]):
+    """Of a request that is still being sent: `taken` is set when the service waits for more."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.taken = asyncio.Event()
+
+    async def get(self) -> Message:
+        if self.empty():
+            self.taken.set()
+        return await super().get()
+
+    async def send(self, *chunks: bytes, more: bool = True) -> None:
+        self.taken.clear()
+        for chunk in chunks:
+            self.put_nowait({"type": "http.request", "body": chunk, "more_body": True})
+        if not more:
+            self.put_nowait({"type": "http.request", "body": b"", "more_body": False})
+            return
+        async with asyncio.timeout(LIMIT):
+            await self.taken.wait()
+
+
+class Worker:
+    """One process of the service, as far as one process can play several."""
+
+    def __init__(self, app: FastAPI, state: Any) -> None:
+        self._app = app
+        self._state = state
+
+    def call(self, method: str, path: str, body: asyncio.Queue[Message], **headers: str) -> Call:
+        raw = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
+        call = Call(self._app, {**http_scope(path, method, raw), "state": self._state})
+        call.incoming = body
+        return call
+
+    def patch(self, path: str, offset: int, body: asyncio.Queue[Message]) -> Call:
+        headers = {**OCTETS, "Upload-Offset": str(offset), "Transfer-Encoding": "chunked"}
+        return self.call("PATCH", path, body, **headers)
+
+    async def create(self, length: int, name: str = "a.txt") -> str:
+        body = Body()
+        body.put_nowait({"type": "http.request", "body": b"", "more_body": False})
+        headers = {**TUS, "Upload-Length": str(length), "Upload-Metadata": metadata(name)}
+        call = self.call("POST", "/files/uploads", body, **headers)
+        await call.run()
+        return call.headers[b"location"].decode()
+
+    async def offset(self, path: str) -> int:
+        call = self.call("GET", path, Body(), **TUS)
+        await call.run()
+        return int(call.headers[b"upload-offset"])
+
+
+@asynccontextmanager
+async def working(settings: Settings) -> AsyncIterator[Worker]:
+    app = create_app(settings)
+    async with app.router.lifespan_context(app) as state:
+        yield Worker(app, state)
+
+
+CONTENT = (TEXT * 40_000)[:1_000_000]
+
+
+def test_an_upload_in_three_requests_is_the_file_that_was_sent(
+    client: TestClient, settings: Settings
+) -> None:
+    answer = create(client, len(CONTENT), "../../Größe.txt")
+    url = answer.headers["location"]
+    assert answer.json() == {
+        "id": url.rpartition("/")[2],
+        "filename": "Größe.txt",
+        "offset": 0,
+        "length": len(CONTENT),
+        "complete": False,
+        "expires_at": answer.json()["expires_at"],
+    }
+    cuts = [0, 1, PIECE_SIZE + 7, len(CONTENT)]
+    for start, stop in zip(cuts, cuts[1:], strict=False):
+        assert offset_of(client, url) == start
+        assert file_of(client, url).status_code == 404
+        answer = patch(client, url, start, CONTENT[start:stop])
+        assert (answer.status_code, answer.headers["upload-offset"]) == (204, str(stop))
+        assert not answer.content
+    told = client.get(url, headers=TUS)
+    assert told.json()["complete"] and told.headers["upload-metadata"] == metadata("Größe.txt")
+    assert (told.headers["upload-offset"], told.headers["upload-length"]) == (str(len(CONTENT)),) * 2
+    assert file_of(client, url).content == CONTENT
+    assert [path.name for path in stored(settings)] == [url.rpartition("/")[2]]
+
+
+def test_bytes_that_come_twice_are_a_409_and_are_kept_once(client: TestClient) -> None:
+    url = created(client, 6)
+    assert patch(client, url, 0, b"one").status_code == 204
+    for offset in (0, 2, 4, 6, 10**30):
+        assert patch(client, url, offset, b"one").status_code == 409
+    assert patch(client, url, 3, b"two").status_code == 204
+    assert patch(client, url, 6, b"").status_code == 409  # by who does not know that it is complete
+    assert file_of(client, url).content == b"onetwo"
+
+
+@pytest.mark.anyio
+async def test_whoever_appends_at_the_same_time_gets_423(settings: Settings) -> None:
+    async with working(settings) as one, working(settings) as other:
+        url = await one.create(10)
+        body = Body()
+        first = asyncio.create_task((call := one.patch(url, 0, body)).run())
+        await body.send(b"01234")
+        for worker in (one, other):
+            second = worker.patch(url, 0, Body())
+            await second.run()
+            assert second.status == 423
+            assert second.headers[b"tus-resumable"] == b"1.0.0"
+        await body.send(b"56789", more=False)
+        await first
+        assert call.status == 204
+        assert await other.offset(url) == 10
+
+
+@pytest.mark.anyio
+async def test_a_request_that_breaks_off_keeps_what_arrived(settings: Settings) -> None:
+    sent = 0
+    async with working(settings) as worker, working(settings) as other:
+        url = await worker.create(len(CONTENT))
+        for size in (1, 70_000, PIECE_SIZE + 1):
+            body = Body()
+            request = asyncio.create_task((call := worker.patch(url, sent, body)).run())
+            await body.send(CONTENT[sent : sent + size])
+            call.leave()
+            await request
+            sent += size
+            assert await other.offset(url) == sent
+        # Cancelled, as uvicorn does when its grace is over.
+        body = Body()
+        request = asyncio.create_task(worker.patch(url, sent, body).run())
+        await body.send(CONTENT[sent : sent + 1_000])
+        request.cancel()
+        await asyncio.wait([request])
+        assert await other.offset(url) == sent + 1_000
+
+
+@pytest.mark.anyio
+async def test_a_client_that_falls_silent_gets_408_and_its_lock_is_free(settings: Settings) -> None:
+    impatient = settings.model_copy(update={"files": FileSettings(silence_seconds=0.1)})
+    async with working(impatient) as worker:
+        url = await worker.create(10)
+        body = Body()
+        silent = asyncio.create_task((call := worker.patch(url, 0, body)).run())
+        await body.send(b"01234")
+        await silent
+        assert call.status == 408
+        assert (call.headers[b"connection"], call.headers[b"tus-resumable"]) == (b"close", b"1.0.0")
+        assert await worker.offset(url) == 5
+        body = Body()
+        again = asyncio.create_task((call := worker.patch(url, 5, body)).run())
+        await body.send(b"56789", more=False)
+        await again
+        assert call.status == 204
+
+
+@pytest.mark.anyio
+async def test_a_service_that_stops_keeps_what_arrived(settings: Settings) -> None:
+    async with working(settings) as worker:
+        url = await worker.create(10)
+        body = Body()
+        request = asyncio.create_task((call := worker.patch(url, 0, body)).run())
+        await body.send(b"01234")
+        worker._state["stopping"].set()
+        body.put_nowait({"type": "http.request", "body": b"5", "more_body": True})
+        await request
+        assert call.status == 503
+        assert await worker.offset(url) == 6
+
+
+@pytest.mark.parametrize("published", [False, True])
+def test_an_upload_whose_last_request_died_before_its_end_is_completed_by_head(
+    client: TestClient, published: bool
+) -> None:
+    url = created(client, len(TEXT))
+    file_id = url.rpartition("/")[2]
+
+    class Nothing:
+        def feed(self, piece: bytes) -> None: ...
+
+        def finish(self) -> None: ...
+
+    async def die() -> None:
+        storage = client.app_state["storage"]
+        await storage.append(file_id, 0, chunks_of(TEXT))
+        if published:
+            await storage.publish(file_id, Nothing())
+
+    on_loop(client, die)
+    assert file_of(client, url).status_code == 404
+    assert offset_of(client, url) == len(TEXT)
+    assert file_of(client, url).content == TEXT
+
+
+def checksum(algorithm: str, content: bytes) -> str:
+    return f"{algorithm} {base64.b64encode(hashlib.new(algorithm, content).digest()).decode()}"
+
+
+def test_bytes_count_only_when_they_match_their_checksum(client: TestClient) -> None:
+    url = created(client, len(CONTENT))
+    wrong = {"Upload-Checksum": checksum("sha256", b"other")}
+    offset = 0
+    for algorithm in DIGESTS:
+        chunk = CONTENT[offset : offset + 300_000]
+        answer = patch(client, url, offset, chunk, **wrong)
+        assert answer.status_code == 460
+        assert offset_of(client, url) == offset
+        answer = patch(client, url, offset, chunk, **{"Upload-Checksum": checksum(algorithm, chunk)})
+        offset += len(chunk)
+        assert (answer.status_code, offset_of(client, url)) == (204, offset)
+    for unreadable in ("md4 AAAA", "sha256", "sha256 =", "sha256 é", "", "SHA1 AAAA"):
+        answer = client.patch(
+            url,
+            content=b"x",
+            headers=[
+                *(list({**OCTETS, "Upload-Offset": str(offset)}.items())),
+                ("Upload-Checksum", unreadable.encode("latin-1")),  # type: ignore[list-item]
+            ],
+        )
+        assert answer.status_code in (400, 460), unreadable
+    assert offset_of(client, url) == offset
+
+
+def test_never_more_is_kept_than_was_announced(client: TestClient, settings: Settings) -> None:
+    url = created(client, 5)
+    assert patch(client, url, 0, b"012").status_code == 204
+    for content in (b"345", b"3" * 100_000):
+        assert patch(client, url, 3, content).status_code == 413
+        sum_of = {"Upload-Checksum": checksum("sha1", content)}
+        assert patch(client, url, 3, content, **sum_of).status_code == 413
+    assert patch(client, url, 0, b"0" * (MOST + 1)).status_code == 413
+    assert offset_of(client, url) == 3
+    assert [path.stat().st_size for path in stored(settings)] == [3]
+
+
+def test_what_is_not_what_its_name_says_is_415_and_gone(client: TestClient, settings: Settings) -> None:
+    cut = image("PNG")[:-1]
+    for name, pieces in (
+        ("page.png", [b"<script>"]),  # at the first byte
+        ("cut.png", [cut[:20], cut[20:]]),  # at the last one
+        ("note.txt", [b"text", b"\0"]),
+    ):
+        url = created(client, sum(map(len, pieces)), name)
+        *good, bad = pieces
+        offset = 0
+        for piece in good:
+            assert patch(client, url, offset, piece).status_code == 204
+            offset += len(piece)
+        assert patch(client, url, offset, bad).status_code == 415
+        assert client.head(url, headers=TUS).status_code == 404
+    long = created(client, MOST, "long.pdf")
+    assert patch(client, long, 0, b"<script>").status_code == 415  # before the rest is sent
+    assert not stored(settings)
+
+
+def test_the_bytes_of_a_request_have_their_media_type(client: TestClient) -> None:
+    url = created(client, 4)
+    for kind in ("application/octet-stream", "text/plain", ""):
+        assert patch(client, url, 0, b"text", **{"Content-Type": kind}).status_code == 415
+    answer = client.post(
+        "/files/uploads",
+        content=b"text",
+        headers={**TUS, "Upload-Length": "4", "Upload-Metadata": metadata("a.txt")},
+    )
+    assert answer.status_code == 415
+    assert offset_of(client, url) == 0
+
+
+def test_too_large_or_over_the_quota_is_refused_before_the_first_byte(
+    settings: Settings,
+) -> None:
+    files = settings.files.model_copy(update={"anonymous_quota": 1_500_000})
+    with TestClient(create_app(settings.model_copy(update={"files": files}))) as client:
+        assert create(client, MOST + 1).status_code == 413
+        assert create(client, 10**30).status_code == 413
+        assert create(client, 1_500_001).status_code == 507
+        url = created(client, 1_000_000)
+        assert create(client, 1_000_000).status_code == 507  # the room is kept, though no byte has come
+        assert client.delete(url, headers=TUS).status_code == 204
+        assert create(client, 1_000_000).status_code == 201
+        for length in ("-1", "1e3", "0x10", "", "many"):
+            assert create(client, 0, **{"Upload-Length": length}).status_code == 422
+        for name in ("page.html", "pdf", "a.txt.exe"):
+            assert create(client, 10, name).status_code == 415
+
+
+def test_metadata_that_are_not_well_formed_are_refused(client: TestClient) -> None:
+    good = metadata("a.txt")
+    for header, status in {
+        good: 201,
+        f"is_draft,{good},filetype dGV4dC9wbGFpbg==": 201,
+        f"{good} , other ": 201,
+        "": 400,
+        "filename": 415,
+        "filename !": 400,
+        "filename YS50eHQ": 400,
+        "filename  YS50eHQ=": 400,
+        f"{good},{good}": 400,
+        f"{good},": 400,
+        "filetype dGV4dA==": 400,
+        f"filename {base64.b64encode(bytes([255])).decode()}": 400,
+        "a" * 4_001: 422,
+    }.items():
+        assert create(client, 10, **{"Upload-Metadata": header}).status_code == status, header
+    assert client.post("/files/uploads", headers={**TUS, "Upload-Length": "1"}).status_code == 422
+
+
+def test_an_upload_of_an_account_is_404_for_everybody_else(client: TestClient) -> None:
+    ada, bob = log_in(client, "ada"), log_in(client, "bob")
+    url = created(client, 8, **ada)
+    for stranger in (bob, {}):
+        assert client.head(url, headers={**TUS, **stranger}).status_code == 404
+        assert patch(client, url, 0, b"of Bob", **stranger).status_code == 404
+        assert client.delete(url, headers={**TUS, **stranger}).status_code == 404
+    assert patch(client, url, 0, b"text", **ada).status_code == 204
+    answer = patch(client, url, 4, b"text", **ada)
+    assert answer.status_code == 204 and "upload-expires" not in answer.headers
+    assert (file_of(client, url).status_code, file_of(client, url, **ada).status_code) == (404, 200)
+    assert create(client, 8, Authorization="Bearer nonsense").status_code == 401
+
+
+def test_an_upload_expires_and_each_request_moves_that_moment_on(
+    client: TestClient, settings: Settings
+) -> None:
+    url = created(client, 6)
+    day = timedelta(seconds=settings.files.resumable_seconds)
+    set_expiry(client, 100)
+    soon = parsedate_to_datetime(client.head(url, headers=TUS).headers["upload-expires"])
+    assert soon - datetime.now(UTC) < timedelta(seconds=101)
+    later = parsedate_to_datetime(patch(client, url, 0, b"one").headers["upload-expires"])
+    assert abs(later - datetime.now(UTC) - day) < timedelta(seconds=LIMIT)
+
+    set_expiry(client, -1)
+    assert client.head(url, headers=TUS).status_code == 404
+    assert patch(client, url, 3, b"two").status_code == 404
+    on_loop(client, client.app_state["files"].sweep)
+    assert not stored(settings)
+
+
+def test_an_upload_that_is_ended_is_gone(client: TestClient, settings: Settings) -> None:
+    url = created(client, 6)
+    patch(client, url, 0, b"one")
+    assert client.delete(url, headers=TUS).status_code == 204
+    for method in ("HEAD", "DELETE"):
+        assert client.request(method, url, headers=TUS).status_code == 404
+    assert patch(client, url, 3, b"two").status_code == 404
+    assert not stored(settings)
+
+
+def test_another_version_is_412_and_every_answer_says_ours(client: TestClient) -> None:
+    url = created(client, 6)
+    for method, path in (
+        ("POST", "/files/uploads"),
+        ("HEAD", url),
+        ("GET", url),
+        ("PATCH", url),
+        ("DELETE", url),
+    ):
+        for version in ({}, {"Tus-Resumable": "0.2.2"}, {"Tus-Resumable": "1.0.0, 1.0.0"}):
+            answer = client.request(method, path, headers=version)
+            assert answer.status_code == 412
+            assert answer.headers["tus-version"] == "1.0.0"
+            assert answer.headers["tus-resumable"] == "1.0.0"
+    described = client.options("/files/uploads")
+    assert described.status_code == 204
+    assert described.headers["tus-max-size"] == str(MOST)
+    assert described.headers["tus-checksum-algorithm"] == "sha1,sha256,sha512"
+    for extension in ("creation", "creation-with-upload", "checksum", "expiration", "termination"):
+        assert extension in described.headers["tus-extension"].split(",")
+    for answer in (
+        described,
+        create(client, 6),
+        create(client, MOST + 1),
+        create(client, 6, "a.exe"),
+        create(client, 6, **{"Upload-Length": "x"}),
+        patch(client, url, 3, b"two"),
+        patch(client, url, 0, b"0" * (MOST + 1)),
+        client.head("/files/uploads/unknown", headers=TUS),
+        client.delete(url, headers=TUS),
+    ):
+        assert answer.headers.get_list("tus-resumable") == ["1.0.0"]
+
+
+def test_a_post_may_say_that_it_is_a_patch_or_a_delete(client: TestClient) -> None:
+    url = created(client, 6)
+    as_patch = {**OCTETS, "Upload-Offset": "0", "X-HTTP-Method-Override": "PATCH"}
+    assert client.post(url, content=b"one", headers=as_patch).status_code == 204
+    assert offset_of(client, url) == 3
+    for other in ("GET", "HEAD", "OPTIONS", "patch", "", "TRACE"):
+        answer = client.post(url, headers={**OCTETS, "X-HTTP-Method-Override": other})
+        assert answer.status_code == 405
+    # Of the methods that change anything, only POST may be another.
+    assert client.get(url, headers={**TUS, "X-HTTP-Method-Override": "DELETE"}).status_code == 200
+    assert client.post(url, headers={**TUS, "X-HTTP-Method-Override": "DELETE"}).status_code == 204
+    assert client.head(url, headers=TUS).status_code == 404
+
+
+def test_a_page_of_an_allowed_origin_can_speak_all_of_tus(client: TestClient) -> None:
+    url = created(client, 6)
+    asked = "authorization,content-type,tus-resumable,upload-checksum,upload-length,upload-metadata,upload-offset,x-http-method-override"
+    for method in ("HEAD", "GET", "POST", "PATCH", "DELETE"):
+        preflight = {"Access-Control-Request-Method": method, "Access-Control-Request-Headers": asked}
+        allowed = client.options(url, headers={"Origin": ORIGIN, **preflight})
+        assert allowed.status_code == 200, allowed.text
+        assert allowed.headers["access-control-allow-origin"] == ORIGIN
+        refused = client.options(url, headers={"Origin": "https://evil.example", **preflight})
+        assert "access-control-allow-origin" not in refused.headers
+    answer = client.head(url, headers={**TUS, "Origin": ORIGIN})
+    exposed = answer.headers["access-control-expose-headers"].lower().split(", ")
+    told = {name for name in answer.headers if name.startswith(("upload-", "tus-"))}
+    assert {"location", *told} <= set(exposed) and len(told) == 5
+
+
+def test_the_bytes_may_come_with_the_creation(client: TestClient, settings: Settings) -> None:
+    def with_bytes(content: bytes, length: int, name: str = "a.txt", **headers: str) -> httpx2.Response:
+        headers = {**OCTETS, "Upload-Length": str(length), "Upload-Metadata": metadata(name), **headers}
+        return client.post("/files/uploads", content=content, headers=headers)
+
+    whole = with_bytes(pdf(), len(pdf()), "a.pdf")
+    assert whole.json()["complete"] and whole.headers["upload-offset"] == str(len(pdf()))
+    assert file_of(client, whole.headers["location"]).content == pdf()
+    part = with_bytes(b"one", 6)
+    assert (part.status_code, part.headers["upload-offset"]) == (201, "3")
+    assert patch(client, part.headers["location"], 3, b"two").status_code == 204
+    empty = create(client, 0)
+    assert empty.json()["complete"] and file_of(client, empty.headers["location"]).content == b""
+
+    kept = len(stored(settings))
+    assert with_bytes(b"too many", 6).status_code == 413
+    assert with_bytes(b"<script>", 8, "a.png").status_code == 415
+    assert with_bytes(b"", 0, "a.png").status_code == 415
+    assert with_bytes(b"one", 6, **{"Upload-Checksum": checksum("sha1", b"two")}).status_code == 460
+    assert len(stored(settings)) == kept  # of what has no URL nothing is left
