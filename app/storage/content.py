@@ -2,7 +2,8 @@
 
 The formats are walked from their first byte to their end marker, while the bytes come, and nothing is
 decoded. A decoder does more than is asked: Pillow's `open` inflates every colour profile of a PNG, and takes
-18 seconds for one of 8 MB that is made of them. Here memory is one piece, and the steps have a limit.
+18 seconds for one of 8 MB that is made of them. Here memory is one piece, and the number of steps has a limit
+(`app/storage/incoming.py`).
 
 The walk tells truncated files and other content under a borrowed signature. It cannot tell a file that is
 valid in two formats at once; so `app/routers/files/downloads.py` serves all as if they were hostile.
@@ -11,21 +12,11 @@ valid in two formats at once; so `app/routers/files/downloads.py` serves all as 
 import codecs
 import re
 import struct
-import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from pathlib import PurePath
-from typing import TypeVar
 
 from app.errors import UnsupportedMediaType
-
-MAX_STEPS = 100_000
-"""Of one walk. A whole GIF of 10 MB takes about 41 thousand; more are made to waste time."""
-LEAST_STEP = 128
-"""Bytes, on average, of the steps of a longer walk: that of a whole GIF goes through 255 at once."""
-STEPS_AT_ONCE = 2_000
-"""About a millisecond. Then the event loop may have the interpreter, which a thread gives up unasked every
-five, and one turn of the loop may need it several times."""
-PAUSE_SECONDS = 0.000_1
+from app.storage.incoming import Incoming, Walk, wrong
 
 DIGIT = b"0123456789"
 PDF_START = b"%", b"P", b"D", b"F", b"-", b"12", b".", DIGIT
@@ -39,10 +30,6 @@ JPEG_SCAN = 0xDA
 
 NO_CONTROLS = b"\t\n\f\r" + bytes(range(0x20, 0x7F)) + bytes(range(0x80, 0x100))
 CONTROL_OF_TWO = re.compile(rb"\xc2[\x80-\x9f]")
-
-T = TypeVar("T")
-Walk = Generator[None, bytes, T]
-"""Stops at `yield` until the next bytes are there, and gets b"" when there are no more."""
 
 
 class ContentCheck:
@@ -71,70 +58,6 @@ class ContentCheck:
             if end.value is not None:
                 return str(end.value)
         raise wrong()
-
-
-def wrong() -> UnsupportedMediaType:
-    return UnsupportedMediaType("The content is not what the extension of the name says, or not whole.")
-
-
-class Incoming:
-    """The bytes of a file, for a walk: `yield from` each method, which waits for what it needs.
-
-    Where the file ends before that, or a limit is met, they raise.
-    """
-
-    def __init__(self, max_pixels: int) -> None:
-        self._max_pixels = max_pixels
-        self._piece = b""
-        self._at = 0
-        self._size = 0
-        self._steps = 0
-
-    def take(self, count: int) -> Walk[bytes]:
-        """The next bytes. For few: they are gathered."""
-        self._steps += 1
-        if self._steps > MAX_STEPS and self._steps * LEAST_STEP > self._size - len(self._piece) + self._at:
-            raise wrong()
-        if self._steps % STEPS_AT_ONCE == 0:
-            time.sleep(PAUSE_SECONDS)
-        while self._at + count > len(self._piece):
-            self._piece, self._at = self._piece[self._at :] + (yield from self._more()), 0
-        self._at += count
-        return self._piece[self._at - count : self._at]
-
-    def skip(self, count: int) -> Walk[None]:
-        while self._at + count > len(self._piece):
-            count -= len(self._piece) - self._at
-            self._piece, self._at = (yield from self._more()), 0
-        self._at += count
-
-    def expect(self, *choices: bytes) -> Walk[None]:
-        """One byte out of each."""
-        for choice in choices:
-            if (yield from self.take(1)) not in choice:
-                raise wrong()
-
-    def rest(self) -> Walk[bytes]:
-        """All that is there and was not taken, or else what comes next, b"" at the end."""
-        rest, self._piece, self._at = self._piece[self._at :], b"", 0
-        return rest or (yield)
-
-    def end(self) -> Walk[None]:
-        if (yield from self.rest()):
-            raise wrong()
-
-    def check_area(self, width: int, height: int) -> int:
-        """The pixels."""
-        if width * height > self._max_pixels:
-            raise UnsupportedMediaType("The image has more pixels than are accepted.")
-        return width * height
-
-    def _more(self) -> Walk[bytes]:
-        piece = yield
-        if not piece:
-            raise wrong()
-        self._size += len(piece)
-        return piece
 
 
 def walk_text(file: Incoming) -> Walk[str]:
