@@ -2,13 +2,13 @@
 
 from fastapi import FastAPI
 from fastapi.middleware import Middleware
-from fastapi.middleware.gzip import GZipMiddleware
 
 from app import api_docs, catalogue, explorer
 from app.errors import PROBLEM_RESPONSES, add_exception_handlers
 from app.lifespan import open_state
 from app.middleware.access_log import AccessLogMiddleware
 from app.middleware.body_deadline import BodyDeadlineMiddleware
+from app.middleware.compression import CompressionMiddleware
 from app.middleware.cross_origin import cross_origin
 from app.middleware.form_charset import FormCharsetMiddleware
 from app.middleware.head import HeadMiddleware
@@ -84,7 +84,7 @@ def middleware(settings: Settings) -> list[Middleware]:
         # until its first chunk, so that a stream that fails before it is a 500 and not a torn 200.
         Middleware(UnhandledErrorMiddleware),
         Middleware(HeadMiddleware),  # above gzip, so that HEAD has the very headers of GET
-        Middleware(WhenHeaderMiddleware, header=b"accept-encoding", inner=Middleware(GZipMiddleware)),
+        Middleware(WhenHeaderMiddleware, header=b"accept-encoding", inner=Middleware(CompressionMiddleware)),
         # Next to the readers too, whichever of them asks for a form: a route, a mounted app, a tenant's.
         Middleware(FormCharsetMiddleware),
         Middleware(BodyDeadlineMiddleware, seconds=settings.body_timeout, rate=settings.body_min_rate),

@@ -10,7 +10,7 @@ CONTENT_SECURITY_POLICY = (
 )
 
 # For caches: an answer to one origin, or in one encoding, must not be handed to another.
-VARY = (b"vary", b"Origin, Accept-Encoding")
+VARY = (b"vary", b"Accept-Encoding, Origin")
 
 HEADERS = [(b"x-content-type-options", b"nosniff")]
 

@@ -106,7 +106,8 @@ async def download_archive(
     """`downloaded.zip`: the files with these ids, or without one the modules of the pages."""
     chosen = [await files.find(each, owner) for each in dict.fromkeys(file_id)]
     entries = [entry(file, files.storage) for file in chosen] or await to_thread.run_sync(modules)
-    return Archive(zip_of(entries), {**INERT, "Content-Disposition": attachment("downloaded.zip")})
+    headers = {**INERT, "Content-Disposition": attachment("downloaded.zip"), "Cache-Control": "no-store"}
+    return Archive(zip_of(entries), headers)
 
 
 def entry(file: StoredFile, storage: Storage) -> Entry:

@@ -29,7 +29,7 @@ LAYERS = [
     "KnownHostMiddleware",
     "UnhandledErrorMiddleware",
     "HeadMiddleware",
-    "GZipMiddleware",
+    "CompressionMiddleware",
     "FormCharsetMiddleware",
     "BodyDeadlineMiddleware",
 ]
