@@ -22,8 +22,8 @@ async def pieces_of(chunks: AsyncIterable[bytes], size: int = PIECE_SIZE) -> Asy
                 piece, waiting, waits, wanted = b"".join(waiting), [], 0, size
                 yield piece
     except Exception:
-        if waiting:
+        if waits:
             yield b"".join(waiting)
         raise
-    if waiting:
+    if waits:
         yield b"".join(waiting)
