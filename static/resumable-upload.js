@@ -12,7 +12,6 @@ const LONGEST_RETRY_AFTER = 300_000;
 const DELETIONS = 5;
 
 const TRY_AGAIN = [408, 409, 423, 425, 429]; // and 500 and above, but for 507: no room is not for a moment
-const NO_MORE = [404, 410];
 
 /**
  * @typedef {"idle" | "uploading" | "waiting" | "paused" | "complete" | "failed" | "aborted"} State
@@ -40,7 +39,7 @@ export class Refusal extends Error {
 
 /**
  * Progress is what the service keeps, told by `{upload}/events` while a chunk is under way, and by the answer to
- * each chunk. What the browser has sent (`xhr.upload.onprogress`) may be in a buffer, and is not counted.
+ * each. What the browser has sent (`xhr.upload.onprogress`) may be in a buffer, and is not counted.
  */
 export class ResumableUpload {
   state = /** @type {State} */ ("idle"); // to be read, as are the next two
@@ -79,19 +78,19 @@ export class ResumableUpload {
    */
   async start() {
     if (!["idle", "failed"].includes(this.state)) throw new Error(`The upload is ${this.state}.`);
-    this.url ||= recall(this.key);
+    this.url ||= inBrowser((storage) => storage.getItem(this.key)) ?? "";
     this.#attempts = this.#beginnings = 0;
     this.#become("uploading");
     for (;;) {
       this.#control = new AbortController();
       try {
-        const result = await this.#attempt(this.#control.signal);
-        remember(this.key, "");
+        const result = await this.#attempt(this.#control.signal).finally(() => this.#control.abort());
+        inBrowser((storage) => storage.removeItem(this.key));
         this.#become("complete");
         return result;
       } catch (error) {
-        this.#control.abort(); // the events too
-        if (this.state === "uploading") await this.#recover(error);
+        const wasPaused = error instanceof DOMException && error.name === "AbortError"; // and may be resumed by now
+        if (this.state === "uploading" && !wasPaused) await this.#recover(error);
         while (this.state === "paused") await this.#sleep();
         if (this.state === "aborted") throw error;
         this.#become("uploading");
@@ -121,7 +120,7 @@ export class ResumableUpload {
     this.#become("aborted");
     this.#control.abort();
     this.#wake();
-    remember(this.key, "");
+    inBrowser((storage) => storage.removeItem(this.key));
     // The request that was just ended may still hold the upload for a moment.
     for (let attempt = 0; this.url && attempt < DELETIONS; attempt++) {
       try {
@@ -137,16 +136,16 @@ export class ResumableUpload {
   async #attempt(/** @type {AbortSignal} */ signal) {
     if (!this.url) await this.#create(signal);
     let offset = this.#kept(await this.#request("HEAD", this.url, signal));
-    let following = /** @type {Promise<Result | undefined> | undefined} */ (undefined);
+    let following = /** @type {Promise<unknown> | undefined} */ (undefined);
     while (offset < this.file.size) {
       // A stream that has ended, or could not begin, is not worth an error: each chunk has an answer, too.
-      following ??= this.#follow(signal).catch(() => undefined).finally(() => (following = undefined));
+      following ??= this.#follow(signal).catch(() => {}).finally(() => (following = undefined));
       const chunk = this.file.slice(offset, offset + this.chunkSize);
       const headers = { "Content-Type": "application/offset+octet-stream", "Upload-Offset": `${offset}` };
       offset = this.#kept(await this.#request("PATCH", this.url, signal, headers, chunk));
       this.#attempts = 0;
     }
-    const result = (await following) ?? (await this.#follow(signal));
+    const result = await this.#follow(AbortSignal.any([signal, AbortSignal.timeout(PATIENCE)]));
     if (!result) throw new Error("The service does not say that the file is complete.");
     return result;
   }
@@ -156,7 +155,7 @@ export class ResumableUpload {
     const headers = { "Upload-Length": `${this.file.size}`, "Upload-Metadata": `filename ${name}` };
     const answer = await this.#request("POST", this.endpoint, signal, headers);
     this.url = new URL(answer.headers.get("Location") ?? "", this.endpoint).href;
-    remember(this.key, this.url);
+    inBrowser((storage) => storage.setItem(this.key, this.url));
   }
 
   /** Tells the progress until the stream ends. Not by `EventSource`: that cannot send an access token. */
@@ -196,10 +195,11 @@ export class ResumableUpload {
   /** Waits, where another attempt may help; else raises the error. */
   async #recover(/** @type {unknown} */ error) {
     const refusal = error instanceof Refusal ? error : undefined;
-    if (refusal && this.url && NO_MORE.includes(refusal.status) && ++this.#beginnings < MAX_BEGINNINGS) {
+    if (refusal && this.url && [404, 410].includes(refusal.status) && ++this.#beginnings < MAX_BEGINNINGS) {
+      inBrowser((storage) => storage.removeItem(this.key));
       this.url = "";
-      remember(this.key, "");
-    } else if (refusal ? refusal.isFinal : !(await this.#canRead())) {
+    } else if (refusal ? refusal.isFinal : !(await this.file.slice(0, 1).arrayBuffer().catch(() => null))) {
+      // A file that was changed or moved looks like a lost line to `fetch`.
       const reason = refusal ?? new Error("The file cannot be read any more. Has it changed?");
       this.#become("failed", { error: reason });
       throw reason;
@@ -210,11 +210,6 @@ export class ResumableUpload {
     const pause = Math.min(refusal?.pause ?? 0, LONGEST_RETRY_AFTER) + drawn;
     this.#become("waiting", { pause, error: /** @type {Error} */ (error) });
     await this.#sleep(pause);
-  }
-
-  /** A file that was changed or moved looks like a lost line to `fetch`. */
-  #canRead() {
-    return this.file.slice(0, 1).arrayBuffer().then(() => true, () => false);
   }
 
   /** Until it is woken, or the network is back. */
@@ -247,18 +242,9 @@ export class ResumableUpload {
   }
 }
 
-/** Storage that is full or forbidden costs no more than the resumption after a reload. */
-function remember(/** @type {string} */ key, /** @type {string} */ url) {
+/** Where the browser forbids it, or its storage is full, a reload begins anew. */
+function inBrowser(/** @type {(storage: Storage) => string | null | void} */ act) {
   try {
-    if (url) localStorage.setItem(key, url);
-    else localStorage.removeItem(key);
+    return act(localStorage);
   } catch {}
-}
-
-function recall(/** @type {string} */ key) {
-  try {
-    return localStorage.getItem(key) ?? "";
-  } catch {
-    return "";
-  }
 }

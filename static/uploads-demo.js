@@ -1,6 +1,6 @@
 // The page `GET /files/uploads`: one file at a time.
 
-import { ResumableUpload } from "./resumable-upload.js";
+import { Refusal, ResumableUpload } from "./resumable-upload.js";
 
 const MAX_DIGESTED = 256 * 2 ** 20; // the browser digests a file as a whole, in memory
 const RATE_SPAN = 5_000; // milliseconds over which the rate is an average
@@ -61,7 +61,10 @@ function showState(state, { pause, error }) {
     state === "paused" ? `Paused at ${find(".percent").textContent}`
     : state === "waiting" ? `Waiting ${(pause / 1_000).toFixed(1)} s for the next attempt`
     : STATES[state];
-  find(".problem").textContent = state === "waiting" || state === "failed" ? error.message : "";
+  find(".problem").textContent =
+    state === "failed" || error instanceof Refusal ? error.message
+    : state === "waiting" ? "The service cannot be reached."
+    : "";
   const isOver = ["complete", "failed", "aborted"].includes(state);
   show(".pause", state === "uploading");
   show(".resume", ["paused", "waiting", "failed"].includes(state));
