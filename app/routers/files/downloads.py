@@ -86,6 +86,7 @@ class Archive(PromptStream):
 
 @router.get(
     "/files/{file_id}",
+    status_code=200,  # FastAPI looks for it in the signature of the class, and fails where it is not
     response_class=StoredFileResponse,
     responses={
         206: {"description": "Ranges of it", "content": {"*/*": {"schema": {"type": "string"}}}},
@@ -97,7 +98,7 @@ async def download(file_id: str, files: FilesDep, owner: OwnerDep) -> StoredFile
     return StoredFileResponse(await files.find(file_id, owner), files.storage)
 
 
-@router.get("/download", response_class=Archive)
+@router.get("/download", status_code=200, response_class=Archive)
 async def download_archive(
     files: FilesDep,
     owner: OwnerDep,
