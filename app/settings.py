@@ -328,7 +328,7 @@ class Settings(BaseSettings):
         100_000
     )
     body_timeout: Annotated[
-        PositiveFloat, _setting("time for a whole request body to arrive; later is 408")
+        PositiveFloat, _setting("time for a request body of a few bytes to arrive; later is 408")
     ] = 60.0
     body_min_rate: Annotated[
         PositiveInt, _setting("bytes a second of a long body: each that arrived gives it that much more time")
