@@ -1,19 +1,17 @@
 import asyncio
 import base64
-import hashlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import httpx2
 import pytest
-from fastapi import FastAPI, Header, Request, Response
+from fastapi import FastAPI, Header, Request
 from fastapi.testclient import TestClient
-from sqlalchemy import select, update
-from starlette.types import Message
+from sqlalchemy import update
 
 from app.database.models import StoredFile
 from app.main import create_app
@@ -23,46 +21,27 @@ from app.tus import DIGESTS
 from tests.asgi import LIMIT, Call, http_scope
 from tests.owners import log_in
 from tests.samples import TEXT, image, pdf
+from tests.tus import (
+    OCTETS,
+    TUS,
+    Body,
+    checksum,
+    create,
+    created,
+    file_of,
+    metadata,
+    offset_of,
+    patch,
+    working,
+)
 
 ORIGIN = "http://localhost:3000"
-TUS = {"Tus-Resumable": "1.0.0"}
-OCTETS = {**TUS, "Content-Type": "application/offset+octet-stream"}
 MOST = 2_000_000
 
 
 @pytest.fixture
 def settings(settings: Settings) -> Settings:
     return settings.model_copy(update={"files": FileSettings(max_resumable_size=MOST)})
-
-
-def metadata(name: str) -> str:
-    return f"filename {base64.b64encode(name.encode()).decode()}"
-
-
-def create(client: TestClient, length: int, name: str = "a.txt", **headers: str) -> httpx2.Response:
-    headers = {**TUS, "Upload-Length": str(length), "Upload-Metadata": metadata(name), **headers}
-    return client.post("/files/uploads", headers=headers)
-
-
-def created(client: TestClient, length: int, name: str = "a.txt", **headers: str) -> str:
-    answer = create(client, length, name, **headers)
-    assert answer.status_code == 201, answer.text
-    return answer.headers["location"]
-
-
-def patch(client: TestClient, url: str, offset: int, content: bytes, **headers: str) -> httpx2.Response:
-    return client.patch(url, content=content, headers={**OCTETS, "Upload-Offset": str(offset), **headers})
-
-
-def offset_of(client: TestClient, url: str, **headers: str) -> int:
-    answer = client.head(url, headers={**TUS, **headers})
-    assert answer.status_code == 200
-    assert answer.headers["cache-control"] == "no-store"
-    return int(answer.headers["upload-offset"])
-
-
-def file_of(client: TestClient, url: str, **headers: str) -> httpx2.Response:
-    return client.get(url.replace("/uploads", ""), headers=headers)
 
 
 def stored(settings: Settings) -> list[Path]:
@@ -88,67 +67,6 @@ async def chunks_of(*chunks: bytes) -> AsyncIterator[bytes]:
         yield chunk
 
 
-class Body(asyncio.Queue[Message]):
-    """Of a request that is still being sent: `taken` is set when the service waits for more."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.taken = asyncio.Event()
-
-    async def get(self) -> Message:
-        if self.empty():
-            self.taken.set()
-        return await super().get()
-
-    async def send(self, *chunks: bytes, more: bool = True) -> None:
-        self.taken.clear()
-        for chunk in chunks:
-            self.put_nowait({"type": "http.request", "body": chunk, "more_body": True})
-        if not more:
-            self.put_nowait({"type": "http.request", "body": b"", "more_body": False})
-            return
-        async with asyncio.timeout(LIMIT):
-            await self.taken.wait()
-
-
-class Worker:
-    """One process of the service, as far as one process can play several."""
-
-    def __init__(self, app: FastAPI, state: Any) -> None:
-        self._app = app
-        self._state = state
-
-    def call(self, method: str, path: str, body: asyncio.Queue[Message], **headers: str) -> Call:
-        raw = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
-        call = Call(self._app, {**http_scope(path, method, raw), "state": self._state})
-        call.incoming = body
-        return call
-
-    def patch(self, path: str, offset: int, body: asyncio.Queue[Message]) -> Call:
-        headers = {**OCTETS, "Upload-Offset": str(offset), "Transfer-Encoding": "chunked"}
-        return self.call("PATCH", path, body, **headers)
-
-    async def create(self, length: int, name: str = "a.txt") -> str:
-        body = Body()
-        body.put_nowait({"type": "http.request", "body": b"", "more_body": False})
-        headers = {**TUS, "Upload-Length": str(length), "Upload-Metadata": metadata(name)}
-        call = self.call("POST", "/files/uploads", body, **headers)
-        await call.run()
-        return call.headers[b"location"].decode()
-
-    async def offset(self, path: str) -> int:
-        call = self.call("GET", path, Body(), **TUS)
-        await call.run()
-        return int(call.headers[b"upload-offset"])
-
-
-@asynccontextmanager
-async def working(settings: Settings) -> AsyncIterator[Worker]:
-    app = create_app(settings)
-    async with app.router.lifespan_context(app) as state:
-        yield Worker(app, state)
-
-
 CONTENT = (TEXT * 40_000)[:1_000_000]
 
 
@@ -166,7 +84,7 @@ def test_an_upload_in_three_requests_is_the_file_that_was_sent(
         "expires_at": answer.json()["expires_at"],
     }
     cuts = [0, 1, PIECE_SIZE + 7, len(CONTENT)]
-    for start, stop in zip(cuts, cuts[1:], strict=False):
+    for start, stop in pairwise(cuts):
         assert offset_of(client, url) == start
         assert file_of(client, url).status_code == 404
         answer = patch(client, url, start, CONTENT[start:stop])
@@ -198,6 +116,7 @@ async def test_whoever_appends_at_the_same_time_gets_423(settings: Settings) -> 
         await body.send(b"01234")
         for worker in (one, other):
             second = worker.patch(url, 0, Body())
+            second.leave()  # once it is answered, for it sends nothing
             await second.run()
             assert second.status == 423
             assert second.headers[b"tus-resumable"] == b"1.0.0"
@@ -237,6 +156,8 @@ async def test_a_client_that_falls_silent_gets_408_and_its_lock_is_free(settings
         body = Body()
         silent = asyncio.create_task((call := worker.patch(url, 0, body)).run())
         await body.send(b"01234")
+        await call.until_sent(1)
+        call.leave()
         await silent
         assert call.status == 408
         assert (call.headers[b"connection"], call.headers[b"tus-resumable"]) == (b"close", b"1.0.0")
@@ -255,8 +176,9 @@ async def test_a_service_that_stops_keeps_what_arrived(settings: Settings) -> No
         body = Body()
         request = asyncio.create_task((call := worker.patch(url, 0, body)).run())
         await body.send(b"01234")
-        worker._state["stopping"].set()
+        worker.state["stopping"].set()
         body.put_nowait({"type": "http.request", "body": b"5", "more_body": True})
+        call.leave()
         await request
         assert call.status == 503
         assert await worker.offset(url) == 6
@@ -286,10 +208,6 @@ def test_an_upload_whose_last_request_died_before_its_end_is_completed_by_head(
     assert file_of(client, url).content == TEXT
 
 
-def checksum(algorithm: str, content: bytes) -> str:
-    return f"{algorithm} {base64.b64encode(hashlib.new(algorithm, content).digest()).decode()}"
-
-
 def test_bytes_count_only_when_they_match_their_checksum(client: TestClient) -> None:
     url = created(client, len(CONTENT))
     wrong = {"Upload-Checksum": checksum("sha256", b"other")}
@@ -302,16 +220,8 @@ def test_bytes_count_only_when_they_match_their_checksum(client: TestClient) -> 
         answer = patch(client, url, offset, chunk, **{"Upload-Checksum": checksum(algorithm, chunk)})
         offset += len(chunk)
         assert (answer.status_code, offset_of(client, url)) == (204, offset)
-    for unreadable in ("md4 AAAA", "sha256", "sha256 =", "sha256 é", "", "SHA1 AAAA"):
-        answer = client.patch(
-            url,
-            content=b"x",
-            headers=[
-                *(list({**OCTETS, "Upload-Offset": str(offset)}.items())),
-                ("Upload-Checksum", unreadable.encode("latin-1")),  # type: ignore[list-item]
-            ],
-        )
-        assert answer.status_code in (400, 460), unreadable
+    for unreadable in ("md4 AAAA", "SHA1 AAAA", "sha256", "sha256 =", "sha256 AAA", "sha256 AAAA,", ""):
+        assert patch(client, url, offset, b"x", **{"Upload-Checksum": unreadable}).status_code in (400, 460)
     assert offset_of(client, url) == offset
 
 
@@ -491,7 +401,10 @@ def test_a_post_may_say_that_it_is_a_patch_or_a_delete(client: TestClient) -> No
 
 def test_a_page_of_an_allowed_origin_can_speak_all_of_tus(client: TestClient) -> None:
     url = created(client, 6)
-    asked = "authorization,content-type,tus-resumable,upload-checksum,upload-length,upload-metadata,upload-offset,x-http-method-override"
+    asked = (
+        "authorization, content-type, tus-resumable, upload-checksum, upload-length, upload-metadata, "
+        "upload-offset, x-http-method-override"
+    )
     for method in ("HEAD", "GET", "POST", "PATCH", "DELETE"):
         preflight = {"Access-Control-Request-Method": method, "Access-Control-Request-Headers": asked}
         allowed = client.options(url, headers={"Origin": ORIGIN, **preflight})
@@ -525,3 +438,54 @@ def test_the_bytes_may_come_with_the_creation(client: TestClient, settings: Sett
     assert with_bytes(b"", 0, "a.png").status_code == 415
     assert with_bytes(b"one", 6, **{"Upload-Checksum": checksum("sha1", b"two")}).status_code == 460
     assert len(stored(settings)) == kept  # of what has no URL nothing is left
+
+
+def tutorial(folder: Path) -> FastAPI:
+    """A worker of the usual resumable upload: it appends, or seeks, and its locks are a dictionary."""
+    app = FastAPI()
+    locks: dict[str, asyncio.Lock] = {}
+
+    @app.patch("/appended/{name}")
+    async def append(name: str, request: Request) -> None:
+        async with locks.setdefault(name, asyncio.Lock()):
+            async for chunk in request.stream():
+                with open(folder / name, "ab") as file:  # noqa: ASYNC230 - the trap itself
+                    file.write(chunk)
+
+    @app.patch("/sought/{name}")
+    async def seek(name: str, request: Request, upload_offset: Annotated[int, Header()]) -> None:
+        with open(folder / name, "r+b") as file:  # noqa: ASYNC230 - the trap itself
+            file.seek(upload_offset)
+            file.write(await request.body())
+
+    return app
+
+
+def test_trap_bytes_that_are_sent_again_are_there_twice(tmp_path: Path) -> None:
+    client = TestClient(tutorial(tmp_path))
+    for chunk in (b"one", b"two", b"two"):  # the answer to the second was lost
+        assert client.patch("/appended/a.txt", content=chunk).status_code == 200
+    assert (tmp_path / "a.txt").read_bytes() == b"onetwotwo"
+
+
+def test_trap_the_offset_of_the_client_leaves_a_hole(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes(b"on")  # of three bytes one was lost
+    client = TestClient(tutorial(tmp_path))
+    assert client.patch("/sought/a.txt", content=b"two", headers={"Upload-Offset": "3"}).status_code == 200
+    assert (tmp_path / "a.txt").read_bytes() == b"on\0two"
+
+
+@pytest.mark.anyio
+async def test_trap_a_lock_in_a_dict_is_not_seen_by_another_worker(tmp_path: Path) -> None:
+    workers = [tutorial(tmp_path), tutorial(tmp_path)]
+    bodies = [Body(), Body()]
+    requests = []
+    for app, body in zip(workers, bodies, strict=True):
+        call = Call(app, http_scope("/appended/a.txt", "PATCH"))
+        call.incoming = body
+        requests.append(asyncio.create_task(call.run()))
+        await body.send(b"on")
+    for body in bodies:
+        await body.send(b"e", more=False)
+    await asyncio.gather(*requests)
+    assert (tmp_path / "a.txt").read_bytes() == b"ononee"
