@@ -9,7 +9,7 @@ import asyncio
 import logging
 import secrets
 from collections.abc import AsyncIterable, AsyncIterator, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 
 from anyio import move_on_after
@@ -36,7 +36,10 @@ DELETED = "deleted"
 LATE_SECONDS = 600
 """What a request may take beyond the arrival of its body."""
 SWEPT_AT_ONCE = 100
+DELETE_SECONDS = 60
+"""After this a file that could not be deleted is tried again."""
 UNDO_SECONDS = 10.0
+STOP_SECONDS = 1.0
 QUOTA = "There is no room left in your quota."
 
 logger = logging.getLogger(__name__)
@@ -108,7 +111,7 @@ class Files:
         return file
 
     async def settle(self, file: StoredFile, inspection: Inspection) -> StoredFile:
-        """The bytes are in the storage: from now on it is a file. Raises `NotFound` if it has expired."""
+        """The bytes are in the storage: from now on it is a file. Raises `NotFound` if it was swept."""
         now = datetime.now(UTC)
         seconds = self._settings.files.anonymous_seconds if file.owner_id is None else None
         change = (
@@ -127,8 +130,17 @@ class Files:
         async with self._sessions.begin() as session:
             settled = (await session.scalars(change)).one_or_none()
         if settled is None:
+            await self._discard_deleted(file.id)
             raise NotFound
         return settled
+
+    async def append(self, file_id: str, offset: int, chunks: AsyncIterable[bytes]) -> int:
+        """As the storage does; but nothing comes to stay of a file that is deleted meanwhile."""
+        try:
+            return await self.storage.append(file_id, offset, chunks)
+        finally:
+            with move_on_after(UNDO_SECONDS, shield=True):
+                await self._discard_deleted(file_id)
 
     async def undo(self, file_id: str) -> None:
         """Of a file that is not to be, all that is there. What cannot be undone at once is swept later.
@@ -177,29 +189,49 @@ class Files:
         """Deletes what has expired."""
         while await self._delete(StoredFile.expires_at <= datetime.now(UTC)):
             pass
+        await self.storage.sweep()
 
-    async def sweep_left_over(self) -> None:
-        """Deletes what processes have left that are dead."""
+    async def expire_left_over(self) -> None:
+        """What processes have left that are dead is for the next sweep."""
         if before := self.storage.left_before:
-            while await self._delete(StoredFile.state == RECEIVING, StoredFile.created_at < before):
-                pass
+            left = StoredFile.state.in_((RECEIVING, DELETED)), StoredFile.created_at < before
+            async with self._sessions.begin() as session:
+                await session.execute(update(StoredFile).where(*left).values(expires_at=datetime.now(UTC)))
 
     async def _delete(self, *which: ColumnElement[bool]) -> int:
-        """Up to so many files. The row goes last: a process that dies in between leaves it, expired."""
+        """Up to so many files. For everybody they are gone at once; the row goes when the bytes are.
+
+        Where the storage fails, or the process dies in between, the row stays, and a later sweep goes on.
+        Until then no other sweep has the same files.
+        """
         chosen = select(StoredFile.id).where(*which).limit(SWEPT_AT_ONCE)
         mark = (
             update(StoredFile)
             .where(StoredFile.id.in_(chosen), *which)
-            .values(state=DELETED, expires_at=datetime.now(UTC))
+            .values(state=DELETED, expires_at=datetime.now(UTC) + timedelta(seconds=DELETE_SECONDS))
             .returning(StoredFile.id)
         )
         async with self._sessions.begin() as session:
             ids = (await session.scalars(mark)).all()
+        deleted, errors = [], []
         for file_id in ids:
-            await self.storage.delete(file_id)
+            try:
+                await self.storage.delete(file_id)
+                deleted.append(file_id)
+            except Exception as error:
+                errors.append(error)
+        if errors:
+            logger.error("%d files are not deleted yet.", len(errors), exc_info=errors[0])
         async with self._sessions.begin() as session:
-            await session.execute(delete(StoredFile).where(StoredFile.id.in_(ids)))
+            await session.execute(delete(StoredFile).where(StoredFile.id.in_(deleted)))
         return len(ids)
+
+    async def _discard_deleted(self, file_id: str) -> None:
+        """Bytes that came after those of the file had been deleted."""
+        async with self._sessions() as session:
+            state = await session.scalar(select(StoredFile.state).where(StoredFile.id == file_id))
+        if state in (None, DELETED):
+            await self.storage.delete(file_id)
 
 
 def _owned_by(owner: str | None) -> ColumnElement[bool]:
@@ -216,14 +248,14 @@ def _in_force(state: str) -> ColumnElement[bool]:
 async def open_files(sessions: SessionMaker, storage: Storage, settings: Settings) -> AsyncIterator[Files]:
     """Sweeps at the start, and again every `APP_FILES__SWEEP_SECONDS`."""
     files = Files(sessions, storage, settings)
-    await files.sweep_left_over()
+    await files.expire_left_over()
     sweeping = asyncio.create_task(_keep_sweeping(files, settings.files.sweep_seconds))
     try:
         yield files
     finally:
         sweeping.cancel()
-        with suppress(asyncio.CancelledError):
-            await sweeping
+        # It waits for what a thread has begun; but a storage that hangs does not hold the stop.
+        await asyncio.wait([sweeping], timeout=STOP_SECONDS)
 
 
 async def _keep_sweeping(files: Files, seconds: float) -> None:

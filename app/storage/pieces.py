@@ -1,12 +1,12 @@
 """Chunks of a network, gathered into pieces that are worth a thread."""
 
-from collections.abc import AsyncIterable, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterable
 
 PIECE_SIZE = 512 * 1024
 """A thread for each chunk of 64 KiB would cost more than what it does."""
 
 
-async def pieces_of(chunks: AsyncIterable[bytes], size: int = PIECE_SIZE) -> AsyncIterator[bytes]:
+async def pieces_of(chunks: AsyncIterable[bytes], size: int = PIECE_SIZE) -> AsyncGenerator[bytes]:
     """The first chunk alone, so that a wrong beginning is refused at once; then `size` or a chunk more.
 
     When `chunks` raises, what it gave before comes first, and then the error.

@@ -122,7 +122,7 @@ class ResumableUploads:
             incoming = verified(incoming, checksum)
         try:
             async with aclosing(incoming):
-                offset = await self._files.storage.append(file.id, offset, incoming)
+                offset = await self._files.append(file.id, offset, incoming)
         except UnsupportedMediaType:
             await self._files.undo(file.id)
             raise

@@ -1,0 +1,163 @@
+"""What the threads of `app/storage/disk.py` do: single steps, each of which may be the last of the process.
+
+A file that is being written is `unfinished`, a hidden name; one that can be read is `path`.
+"""
+
+import fcntl
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from io import FileIO
+from pathlib import Path
+from tempfile import TemporaryFile
+from typing import Literal
+
+from app.errors import Conflict, Locked, NotFound
+from app.storage.pieces import PIECE_SIZE
+from app.storage.storage import Inspector
+
+UNFINISHED = ".{}.part"
+ORPHAN_SECONDS = 8 * 24 * 3_600
+"""How old an unfinished file is that no row can name any more: `APP_FILES__RESUMABLE_SECONDS` is less."""
+OTHER_LENGTH = "The file has another length than the request says."
+
+
+def open_file(path: Path, mode: Literal["rb", "ab", "r+b", "xb"]) -> FileIO:
+    """0600: the files of strangers are nobody's business but the service's."""
+    return open(path, mode, buffering=0, opener=lambda name, flags: os.open(name, flags, 0o600))
+
+
+@contextmanager
+def end_of(unfinished: Path, path: Path, offset: int) -> Iterator[FileIO]:
+    """For one writer at a time, and only where the file is `offset` long."""
+    try:
+        # Only a file without a byte may be new: one that was deleted meanwhile does not come back.
+        file = open_file(unfinished, "r+b" if offset else "ab")
+    except FileNotFoundError:
+        raise Conflict(OTHER_LENGTH) from None
+    with file:
+        lock_alone(file)
+        if path.exists():
+            unfinished.unlink(missing_ok=True)
+            raise Conflict("The file is complete.")
+        if not is_at(file, unfinished):
+            raise NotFound
+        if file.seek(0, os.SEEK_END) != offset:
+            raise Conflict(OTHER_LENGTH)
+        yield file
+
+
+@contextmanager
+def whole(unfinished: Path, path: Path) -> Iterator[FileIO]:
+    """For one who publishes it. It has its name already where a process died right after."""
+    for place in (unfinished, path):
+        with suppress(FileNotFoundError), open_file(place, "rb") as file:
+            lock_alone(file)
+            yield file
+            return
+    raise NotFound
+
+
+@contextmanager
+def readable(path: Path) -> Iterator[FileIO]:
+    try:
+        file = open_file(path, "rb")
+    except FileNotFoundError:
+        raise NotFound from None
+    with file:
+        yield file
+
+
+def lock_alone(file: FileIO) -> None:
+    """The system ends the lock with the process, however it ends."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise Locked from None
+
+
+def is_at(file: FileIO, place: Path) -> bool:
+    """Published or deleted by somebody else, it has another name or none."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), place.stat())
+    except FileNotFoundError:
+        return False
+
+
+def keep(file: FileIO, offset: int, folder: Path) -> int:
+    """The length. What the client is told not to send again must outlive a power cut."""
+    try:
+        os.fsync(file.fileno())
+    except OSError:
+        # The system tells it once, and shows the bytes as written: nobody knows which of them are.
+        file.truncate(offset)
+        raise
+    if offset == 0:
+        sync_folder(folder)
+    return file.tell()
+
+
+def show_piece(file: FileIO, inspector: Inspector) -> bool:
+    """Whether there was one."""
+    piece = file.read(PIECE_SIZE)
+    if piece:
+        inspector.feed(piece)
+    return bool(piece)
+
+
+def length_of(unfinished: Path, path: Path) -> int:
+    # Twice, for it may get its name in between.
+    for place in (path, unfinished, path):
+        with suppress(FileNotFoundError):
+            return place.stat().st_size
+    return 0
+
+
+def publish(file: FileIO, unfinished: Path, path: Path) -> None:
+    if is_at(file, unfinished):
+        os.rename(unfinished, path)
+    elif not is_at(file, path):
+        raise NotFound
+    # The name outlives a power cut only when the folder is on the disk, too.
+    sync_folder(path.parent)
+
+
+def remove(unfinished: Path, path: Path) -> None:
+    # In the order in which a file has its names: one that is published in between is found, too.
+    unfinished.unlink(missing_ok=True)
+    path.unlink(missing_ok=True)
+    sync_folder(path.parent)
+
+
+def write_something(folder: Path) -> None:
+    with TemporaryFile(dir=folder, prefix=".") as file:
+        file.write(b"ready")
+
+
+def sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def in_use(folder: Path) -> Iterator[datetime | None]:
+    """The system frees the lock when the process ends, however it ends."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    left_before = None
+    with open_file(folder / ".lock", "ab") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            pass
+        else:
+            left_before = datetime.now(UTC)
+            for orphan in folder.glob(UNFINISHED.format("*")):
+                if orphan.stat().st_mtime < time.time() - ORPHAN_SECONDS:
+                    orphan.unlink()
+        fcntl.flock(lock, fcntl.LOCK_SH)
+        yield left_before

@@ -1,0 +1,60 @@
+"""Threads that are waited for, whatever becomes of the task that needs them.
+
+`anyio.to_thread.run_sync` ends at once in a task that asyncio cancels, as the server does when its time to
+stop is over; the scopes of anyio do not shield from that. The thread goes on, and what the task closes then
+is closed under its hands. Here the task waits for its thread first, and is cancelled after that.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, ExitStack, asynccontextmanager, suppress
+from typing import Generic, ParamSpec, TypeVar
+
+from anyio import CancelScope
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Running(Generic[T]):
+    """Something that a thread does."""
+
+    def __init__(self, future: asyncio.Future[T]) -> None:
+        self._future = future
+
+    async def ended(self) -> T:
+        """What it returned, or raises what it raised. Never before it has ended."""
+        try:
+            await asyncio.wait([self._future])
+        except asyncio.CancelledError:
+            with CancelScope(shield=True):
+                while not self._future.done():
+                    with suppress(asyncio.CancelledError):
+                        await asyncio.wait([self._future])
+            self._future.exception()  # has been looked at
+            raise
+        return self._future.result()
+
+
+class Threads:
+    """So many, and for one purpose: what hangs takes no thread from the rest of the service."""
+
+    def __init__(self, count: int) -> None:
+        self._pool = ThreadPoolExecutor(count)
+
+    def start(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Running[T]:
+        assert not kwargs
+        return Running(asyncio.get_running_loop().run_in_executor(self._pool, function, *args))
+
+    async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        return await self.start(function, *args, **kwargs).ended()
+
+    @asynccontextmanager
+    async def entered(self, context: AbstractContextManager[T]) -> AsyncIterator[T]:
+        """Enters and leaves it in threads. It is left also when the task was cancelled as it was entered."""
+        stack = ExitStack()
+        try:
+            yield await self.run(stack.enter_context, context)
+        finally:
+            await self.run(stack.close)
