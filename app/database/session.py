@@ -13,9 +13,9 @@ from app.database.seed import seed
 
 SessionMaker = async_sessionmaker[AsyncSession]
 
-# WAL: readers do not wait for the writer. FULL: what was committed outlives a power cut; NORMAL saves one flush
-# to the disk for each commit, but then an upload that was answered could be gone. busy_timeout: a second
-# writer waits this many milliseconds instead of failing. SQLite checks foreign keys only when told to.
+# WAL: readers do not wait for the writer. FULL: what was committed outlives a power cut; NORMAL saves one
+# flush to the disk for each commit, but then an upload that was answered could be gone. busy_timeout: a
+# second writer waits this many milliseconds instead of failing. SQLite checks foreign keys only when told to.
 SQLITE_PRAGMAS = (
     "PRAGMA journal_mode = WAL",
     "PRAGMA synchronous = FULL",
