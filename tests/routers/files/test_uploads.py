@@ -1,61 +1,235 @@
 import asyncio
 import hashlib
+import http.client
 import os
 import resource
 import shutil
 import socket
 import sqlite3
 import sys
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
-from functools import partial
+import tracemalloc
+from collections.abc import AsyncIterable, AsyncIterator, Iterator
+from contextlib import asynccontextmanager, closing, contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, cast
 
 import pytest
-from fastapi import FastAPI, HTTPException, UploadFile
+from fastapi import FastAPI, HTTPException, Request, UploadFile
 from fastapi.testclient import TestClient
-from sqlalchemy import event
+from starlette.types import ASGIApp, Message
 
-from app.lifespan import open_state
+from app.commands import curl_command
+from app.lifespan import State, open_state
+from app.middleware.body_deadline import BodyDeadlineMiddleware
+from app.security.session_cookie import COOKIE
 from app.settings import Settings
 from app.storage import disk
-from app.storage.disk import DiskStorage, Saved
 from app.storage.names import display_name
+from app.storage.storage import Inspector
 from app.telemetry import Telemetry
 from tests.asgi import LIMIT, Call, http_scope
+from tests.owners import log_in, session_of
 from tests.samples import FILES, TEXT, image
 from tests.server import Server
 
 HTML = b"<!doctype html><script>alert(1)</script>"
+BOTH_WAYS = ("/upload/", "/upload/spooled")
+BOUNDARY = (b"content-type", b"multipart/form-data; boundary=b")
+PART = b'--b\r\nContent-Disposition: form-data; name="file"; filename="a.txt"\r\n\r\n'
+END = b"\r\n--b--\r\n"
 
 
 def stored(settings: Settings) -> list[Path]:
     return [path for path in settings.uploads_dir.iterdir() if path.name != ".lock"]
 
 
+def rows(settings: Settings) -> set[str]:
+    with closing(sqlite3.connect(settings.data_dir / "app.sqlite3")) as database:
+        return {file_id for (file_id,) in database.execute("SELECT id FROM files")}
+
+
+def nothing_is_left(settings: Settings) -> bool:
+    return not stored(settings) and not rows(settings)
+
+
+def change(settings: Settings, statement: str, *values: object) -> None:
+    with closing(sqlite3.connect(settings.data_dir / "app.sqlite3")) as database, database:
+        database.execute(statement, values)
+
+
+@asynccontextmanager
+async def state_of(app: FastAPI, settings: Settings) -> AsyncIterator[State]:
+    async with open_state(settings, Telemetry(settings.telemetry))(app) as state:
+        yield state
+
+
+def upload(app: ASGIApp, state: State | None, *chunks: bytes, **headers: str) -> Call:
+    """A request that has sent these bytes of its body so far. `more` adds to them."""
+    fields = [BOUNDARY, *((name.encode(), value.encode()) for name, value in headers.items())]
+    scope = http_scope("/upload/", "POST", fields)
+    if state is not None:
+        scope["state"] = state
+    return Call(app, scope, *map(more, chunks))
+
+
+def more(chunk: bytes) -> Message:
+    return {"type": "http.request", "body": chunk, "more_body": not chunk.endswith(END)}
+
+
 def test_an_upload_answers_201_with_the_place_the_size_and_the_sha_256_of_the_file(
     client: TestClient, settings: Settings
 ) -> None:
-    for name, (content, content_type) in FILES.items():
-        answer = client.post("/upload/", files={"file": (name, content, "application/x-lie")})
-        body = answer.json()
-        assert answer.status_code == 201
-        assert body == {
-            "id": body["id"],
-            "filename": name,
-            "size": len(content),
-            "content_type": content_type,
-            "sha256": hashlib.sha256(content).hexdigest(),
-        }
-        assert answer.headers["location"] == f"/files/{body['id']}"
-        assert (settings.uploads_dir / body["id"]).read_bytes() == content
+    for path in BOTH_WAYS:
+        for name, (content, content_type) in FILES.items():
+            answer = client.post(path, files={"file": (name, content, "application/x-lie")})
+            body = answer.json()
+            assert answer.status_code == 201
+            assert body == {
+                "id": body["id"],
+                "filename": name,
+                "size": len(content),
+                "content_type": content_type,
+                "sha256": hashlib.sha256(content).hexdigest(),
+            }
+            assert answer.headers["location"] == f"/files/{body['id']}"
+            assert (settings.uploads_dir / body["id"]).read_bytes() == content
 
 
 def test_the_path_with_and_without_a_slash_is_the_same(client: TestClient) -> None:
     for path in ("/upload/", "/upload"):
         assert client.post(path, files={"file": ("a.txt", TEXT)}).status_code == 201
+
+
+class WatchedStorage:
+    """Tells what it is given, while it is given it."""
+
+    def __init__(self) -> None:
+        self.given: asyncio.Queue[bytes] = asyncio.Queue()
+
+    async def save(self, file_id: str, chunks: AsyncIterable[bytes], inspector: Inspector) -> None:
+        async for chunk in chunks:
+            self.given.put_nowait(chunk)
+
+    async def delete(self, file_id: str) -> None:
+        pass
+
+
+@pytest.mark.anyio
+async def test_the_bytes_are_stored_while_the_body_arrives(app: FastAPI, settings: Settings) -> None:
+    async with state_of(app, settings) as state, asyncio.timeout(LIMIT):
+        storage = WatchedStorage()
+        state["files"].storage = cast(Any, storage)
+        call = upload(app, state, PART + b"first ")
+        request = asyncio.create_task(call.run())
+        assert await storage.given.get() == b"first "
+        call.incoming.put_nowait(more(b"second"))
+        assert await storage.given.get() == b"second"
+        call.incoming.put_nowait(more(END))
+        await request
+
+
+@pytest.mark.anyio
+async def test_who_is_refused_is_refused_before_a_byte_of_the_body_is_read(
+    app: FastAPI, settings: Settings
+) -> None:
+    async with state_of(app, settings) as state:
+        for headers in (
+            {"authorization": "Bearer of nothing"},
+            {"cookie": f"{COOKIE}=made-up", "origin": "http://localhost"},
+        ):
+            call = upload(app, state, PART, **headers)
+            await call.run()
+            assert call.status == 401
+            assert call.incoming.get_nowait() == more(PART)
+
+
+HEAD = (
+    b"POST /upload/ HTTP/1.1\r\nHost: localhost\r\nContent-Type: multipart/form-data; boundary=b\r\n"
+    b"%b\r\n\r\n"
+)
+
+
+def test_a_client_that_waits_for_100_continue_and_is_refused_sends_nothing(live: Server) -> None:
+    body = PART + TEXT + END
+    expecting = b"Expect: 100-continue\r\nContent-Length: %d"
+    for status, fields in (
+        (401, expecting % len(body) + b"\r\nAuthorization: Bearer of nothing"),
+        (413, expecting % 2**40),
+        (422, expecting % len(body) + b"\r\nContent-Type: application/json"),
+    ):
+        head = HEAD % fields
+        if status == 422:
+            head = head.replace(b"Content-Type: multipart/form-data; boundary=b\r\n", b"")
+        with live.connect(head) as connection:
+            assert connection.recv(2**16).startswith(b"HTTP/1.1 %d " % status)
+    with live.connect(HEAD % (expecting % len(body))) as connection:
+        assert connection.recv(2**16) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        connection.sendall(body)
+        assert connection.recv(2**16).startswith(b"HTTP/1.1 201 ")
+
+
+def test_a_refusal_can_be_read_by_a_client_that_still_sends(live: Server) -> None:
+    """As http.client does, which looks for no answer before it has sent all."""
+    for status, part, headers in (
+        (401, PART, {"Authorization": "Bearer of nothing"}),
+        (415, PART.replace(b"a.txt", b"a.exe"), {}),
+        (413, PART, {}),
+    ):
+        client = http.client.HTTPConnection("127.0.0.1", live.port, timeout=20)
+        kind = {"Content-Type": "multipart/form-data; boundary=b"}
+        chunks = iter([part, *[b"x" * 2**20] * 30])
+        client.request("POST", "/upload/", chunks, {**kind, **headers}, encode_chunked=True)
+        assert client.getresponse().status == status
+        client.close()
+
+
+def test_the_file_belongs_to_the_account_that_sent_it(client: TestClient) -> None:
+    ada, alan = log_in(client, "ada"), log_in(client, "alan")
+    for path in BOTH_WAYS:
+        for headers in (ada, {**session_of(client, "ada"), "Origin": "http://testserver"}):
+            answer = client.post(path, files={"file": ("a.txt", TEXT)}, headers=headers)
+            assert answer.status_code == 201
+            place = answer.headers["location"]
+            assert client.get(place, headers=ada).content == TEXT
+            assert client.get(place, headers=alan).status_code == client.get(place).status_code == 404
+    place = client.post("/upload/", files={"file": ("a.txt", TEXT)}).headers["location"]
+    assert client.get(place).content == TEXT
+
+
+@pytest.mark.anyio
+async def test_a_name_that_is_not_accepted_is_refused_before_the_file_arrives(
+    app: FastAPI, settings: Settings
+) -> None:
+    async with state_of(app, settings) as state:
+        call = upload(app, state, PART.replace(b"a.txt", b"a.exe"), b"MZ")
+        await call.run()
+        assert call.status == 415
+        assert call.incoming.get_nowait() == more(b"MZ")
+    assert nothing_is_left(settings)
+
+
+def test_a_file_without_room_in_the_quota_is_507(client: TestClient, settings: Settings) -> None:
+    left = 1_000_000
+    change(
+        settings,
+        "INSERT INTO files (id, state, filename, content_type, size, sha256, created_at)"
+        " VALUES (?, 'ready', '', '', ?, '', '2026-01-01')",
+        "0" * 32,
+        settings.files.anonymous_quota - left,
+    )
+    headers = {"Content-Type": "multipart/form-data; boundary=b"}
+    for content in (
+        PART + b"a" * (left + 2**17) + END,  # of which the length says it
+        PART + b"a" * (left + 1) + END,  # of which it shows
+        iter([PART, b"a" * left, b"a", END]),  # of which there is no length
+    ):
+        assert client.post("/upload/", content=content, headers=headers).status_code == 507
+    assert rows(settings) == {"0" * 32} and not stored(settings)
+    mine = log_in(client, "ada")
+    assert client.post("/upload/", files={"file": ("a.txt", TEXT)}, headers=mine).status_code == 201
+    content = PART + b"a" * left + END
+    assert client.post("/upload/", content=content, headers=headers).status_code == 201
+    assert client.post("/upload/", files={"file": ("a.txt", b"a")}).status_code == 507
 
 
 NAMES = {
@@ -76,19 +250,25 @@ def test_the_name_is_cleaned_for_display_and_never_becomes_a_path(
     client: TestClient, settings: Settings, tmp_path: Path
 ) -> None:
     before = {path for path in tmp_path.rglob("*") if path.parent != settings.uploads_dir}
-    answers = [client.post("/upload/", files={"file": (name, TEXT)}).json() for name in NAMES]
-    assert {path.name for path in stored(settings)} == {answer["id"] for answer in answers}
+    answers = [client.post(path, files={"file": (name, TEXT)}) for name in NAMES for path in BOTH_WAYS]
+    assert {path.name for path in stored(settings)} == {answer.json()["id"] for answer in answers}
     assert {path for path in tmp_path.rglob("*") if path.parent != settings.uploads_dir} == before
     # The client of this test escapes what the wire may not carry; so the cleaning is asked directly.
     assert {name: display_name(name) for name in NAMES} == NAMES
     assert display_name("\ud800half.txt") == "half.txt"
 
 
-def test_two_files_of_one_name_are_two_files(client: TestClient, settings: Settings) -> None:
-    first = client.post("/upload/", files={"file": ("cv.txt", b"of Ada")}).json()["id"]
-    second = client.post("/upload/", files={"file": ("cv.txt", b"of Alan")}).json()["id"]
-    assert (settings.uploads_dir / first).read_bytes() == b"of Ada"
-    assert (settings.uploads_dir / second).read_bytes() == b"of Alan"
+@pytest.mark.anyio
+async def test_two_files_of_one_name_are_two_files(app: FastAPI, settings: Settings) -> None:
+    async with state_of(app, settings) as state, asyncio.timeout(LIMIT):
+        calls = [upload(app, state, PART + b"of Ada "), upload(app, state, PART + b"of Alan ")]
+        requests = [asyncio.create_task(call.run()) for call in calls]
+        for chunk in (b"a" * 600_000, b"b" * 600_000, b"c" + END):
+            for call in calls:
+                call.incoming.put_nowait(more(chunk))
+        await asyncio.gather(*requests)
+    contents = {path.read_bytes() for path in stored(settings)}
+    assert contents == {owner + b"a" * 600_000 + b"b" * 600_000 + b"c" for owner in (b"of Ada ", b"of Alan ")}
 
 
 def test_the_content_decides_and_must_agree_with_the_extension(
@@ -104,26 +284,20 @@ def test_the_content_decides_and_must_agree_with_the_extension(
         ("empty.pdf", b""),
         ("cut.png", image("PNG")[:-1]),
     ):
-        answer = client.post("/upload/", files={"file": (name, content, "image/png")})
-        assert answer.status_code == 415
-        assert answer.headers["content-type"] == "application/problem+json"
-    assert not stored(settings)
+        for path in BOTH_WAYS:
+            answer = client.post(path, files={"file": (name, content, "image/png")})
+            assert answer.status_code == 415
+            assert answer.headers["content-type"] == "application/problem+json"
+    assert nothing_is_left(settings)
 
 
-def test_a_file_over_the_limit_is_refused_before_anything_is_stored(
-    client: TestClient, settings: Settings
-) -> None:
+def test_a_file_over_the_limit_leaves_nothing(client: TestClient, settings: Settings) -> None:
     content = b"a" * (settings.max_upload_size + 1)
-    assert client.post("/upload/", files={"file": ("a.txt", content)}).status_code == 413
-    assert not stored(settings)
-    assert client.post("/upload/", files={"file": ("a.txt", content[:-1])}).status_code == 201
-
-
-MULTIPART = (
-    b"POST /upload/ HTTP/1.1\r\nHost: localhost\r\nContent-Type: multipart/form-data; boundary=b\r\n"
-    b"%b\r\n\r\n"
-)
-PART = b'--b\r\nContent-Disposition: form-data; name="file"; filename="a.txt"\r\n\r\n'
+    for path in BOTH_WAYS:
+        assert client.post(path, files={"file": ("a.txt", content)}).status_code == 413
+        assert nothing_is_left(settings)
+    for path in BOTH_WAYS:
+        assert client.post(path, files={"file": ("a.txt", content[:-1])}).status_code == 201
 
 
 def test_a_body_over_the_limit_is_refused_while_it_arrives_declared_or_chunked(live: Server) -> None:
@@ -137,7 +311,7 @@ def test_a_body_over_the_limit_is_refused_while_it_arrives_declared_or_chunked(l
         ),
     ):
         with socket.create_connection(("127.0.0.1", live.port), timeout=20) as connection:
-            connection.sendall(MULTIPART % head)
+            connection.sendall(HEAD % head)
             for piece in pieces:
                 connection.sendall(piece)
             answer = connection.recv(2**16)  # though the body has not ended
@@ -145,90 +319,73 @@ def test_a_body_over_the_limit_is_refused_while_it_arrives_declared_or_chunked(l
         assert b"connection: close" in answer.lower()
 
 
-def test_more_than_one_file_or_a_text_field_is_refused(client: TestClient, settings: Settings) -> None:
+def test_a_form_of_anything_but_one_file_is_refused(client: TestClient, settings: Settings) -> None:
     file: Any = ("file", ("a.txt", TEXT))
-    for parts in (
-        [file, file],
-        [file, ("other", ("b.txt", TEXT))],
-        [file, ("note", (None, "hello"))],
-        [("file", (None, "not a file"))],
+    other: Any = ("other", ("b.txt", TEXT))
+    note: Any = ("note", (None, "hello"))
+    for parts, statuses in (
+        ([file, file], (400, 400)),
+        ([file, other], (400, 400)),
+        ([file, note], (400, 400)),
+        ([note, file], (422, 400)),  # the first that comes is not the file
+        ([other], (422, 422)),
+        ([("file", (None, "not a file"))], (400, 400)),
     ):
-        assert client.post("/upload/", files=parts).status_code == 400
-    assert not stored(settings)
+        assert tuple(client.post(path, files=parts).status_code for path in BOTH_WAYS) == statuses
+    assert client.post("/upload/", json={}).json()["errors"][0]["loc"] == ["body", "file"]
+    assert nothing_is_left(settings)
 
 
-def rows(settings: Settings) -> set[str]:
-    with closing(sqlite3.connect(settings.data_dir / "app.sqlite3")) as database:
-        return {file_id for (file_id,) in database.execute("SELECT id FROM files")}
+@pytest.mark.anyio
+async def test_a_body_that_does_not_arrive_in_time_is_408(app: FastAPI, settings: Settings) -> None:
+    async with state_of(app, settings) as state:
+        hurried = BodyDeadlineMiddleware(app, seconds=0.05, rate=1e9)
+        call = upload(hurried, state, PART + b"half of a", **{"content-length": "500"})
+        request = asyncio.create_task(call.run())
+        await call.until_sent(1)
+        assert call.status == 408
+        call.leave()
+        await request
+    assert nothing_is_left(settings)
 
 
-def files(settings: Settings) -> set[str]:
-    return {path.name for path in stored(settings) if not path.name.startswith(".")}
+@pytest.mark.parametrize("is_whole", [False, True], ids=["while-it-arrives", "when-it-is-stored"])
+@pytest.mark.anyio
+async def test_an_upload_that_is_cancelled_leaves_nothing(
+    app: FastAPI, settings: Settings, monkeypatch: pytest.MonkeyPatch, is_whole: bool
+) -> None:
+    """As uvicorn cancels it when its grace period is over."""
+    async with state_of(app, settings) as state, asyncio.timeout(LIMIT):
+        call = upload(app, state, PART + b"a" * 600_000, *[END] * is_whole)
+        request = asyncio.create_task(call.run())
+        storage = state["files"].storage
+        save = storage.save
 
+        async def until_cancelled(chunks: AsyncIterable[bytes]) -> AsyncIterator[bytes]:
+            async for chunk in chunks:
+                yield chunk
+                if not is_whole:
+                    request.cancel()
 
-class SlowStorage(DiskStorage):
-    """Its thread has saved the file but not said so when the request is cancelled."""
+        async def save_and_cancel(file_id: str, chunks: AsyncIterable[bytes], inspector: Inspector) -> None:
+            await save(file_id, until_cancelled(chunks), inspector)
+            request.cancel()
 
-    def __init__(self, folder: Path, cancel: Callable[[], object]) -> None:
-        super().__init__(folder)
-        self.cancel = partial(asyncio.get_running_loop().call_soon_threadsafe, cancel)
-        self.cancelled = threading.Event()
-
-    def _save(self, source: BinaryIO) -> Saved:
-        saved = super()._save(source)
-        self.cancel()
-        assert self.cancelled.wait(LIMIT)
-        return saved
-
-
-async def cancel_an_upload(app: FastAPI, settings: Settings, moment: str) -> None:
-    """As uvicorn does when its grace period is over, while the file is saved or its row committed."""
-    headers = [(b"content-type", b"multipart/form-data; boundary=b")]
-    body = {"type": "http.request", "body": PART + TEXT + b"\r\n--b--\r\n", "more_body": False}
-    async with open_state(settings, Telemetry(settings.telemetry))(app) as state:
-        scope = {**http_scope("/upload/", "POST", headers), "state": state}
-        request = asyncio.create_task(Call(app, scope, body).run())
-        storage = SlowStorage(settings.uploads_dir, request.cancel)
-        if moment == "save":
-            state["storage"] = storage
-        else:
-            event.listen(state["sessions"].kw["bind"].sync_engine, "commit", lambda _: request.cancel())
+        monkeypatch.setattr(storage, "save", save_and_cancel)
         with pytest.raises(asyncio.CancelledError):
             await request
-        storage.cancelled.set()
-
-
-@pytest.mark.parametrize(("moment", "has_row"), [("save", False), ("commit", True)])
-@pytest.mark.anyio
-async def test_an_upload_that_is_cancelled_leaves_no_row_without_its_file(
-    app: FastAPI, settings: Settings, moment: str, has_row: bool
-) -> None:
-    await cancel_an_upload(app, settings, moment)
-    assert len(files(settings)) == 1
-    assert rows(settings) == (files(settings) if has_row else set())
-
-
-@pytest.mark.anyio
-async def test_a_file_that_a_dead_process_left_in_doubt_stays_if_it_has_a_row_and_goes_if_not(
-    app: FastAPI, settings: Settings
-) -> None:
-    for moment in ("save", "commit"):
-        await cancel_an_upload(app, settings, moment)
-    assert len(files(settings)) == 2
-    for path in stored(settings):
-        os.utime(path, (0, 0))
-    with TestClient(app) as client:
-        assert client.post("/upload/", files={"file": ("a.txt", TEXT)}).status_code == 201
-    assert len(files(settings)) == 2
-    assert files(settings) == rows(settings) == {path.name for path in stored(settings)}
+    assert nothing_is_left(settings)
 
 
 def test_a_row_that_the_database_refuses_leaves_no_file(client: TestClient, settings: Settings) -> None:
-    with sqlite3.connect(settings.data_dir / "app.sqlite3") as database:
-        database.execute("DROP TABLE files")
-    database.close()
-    assert client.post("/upload/", files={"file": ("a.txt", TEXT)}).status_code == 500
-    assert not stored(settings)
+    change(
+        settings,
+        "CREATE TRIGGER refusing BEFORE UPDATE ON files WHEN new.state = 'ready'"
+        " BEGIN SELECT RAISE(ABORT, 'no'); END",
+    )
+    for path in BOTH_WAYS:
+        assert client.post(path, files={"file": ("a.txt", TEXT)}).status_code == 500
+    assert nothing_is_left(settings)
 
 
 @contextmanager
@@ -242,12 +399,15 @@ def files_of_at_most(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
-@pytest.mark.parametrize("size", [800_000, 2_000_000], ids=["in-the-store", "in-the-temporary-file"])
-def test_a_full_disk_is_507_and_leaves_nothing(client: TestClient, settings: Settings, size: int) -> None:
+@pytest.mark.parametrize("path", BOTH_WAYS)
+@pytest.mark.parametrize("size", [800_000, 2_000_000])
+def test_a_full_disk_is_507_and_leaves_nothing(
+    client: TestClient, settings: Settings, path: str, size: int
+) -> None:
     with files_of_at_most(500_000):
-        answer = client.post("/upload/", files={"file": ("a.txt", b"a" * size)})
+        answer = client.post(path, files={"file": ("a.txt", b"a" * size)})
     assert answer.status_code == 507
-    assert not stored(settings)
+    assert nothing_is_left(settings)
 
 
 def test_uploads_leave_room_on_the_disk_for_the_rest_of_the_service(
@@ -255,7 +415,7 @@ def test_uploads_leave_room_on_the_disk_for_the_rest_of_the_service(
 ) -> None:
     monkeypatch.setattr(disk, "FREE_SPACE_FLOOR", 2**63)  # as on a disk that is nearly full
     assert client.post("/upload/", files={"file": ("a.txt", TEXT)}).status_code == 507
-    assert not stored(settings)
+    assert nothing_is_left(settings)
 
 
 class OpenedOnLoop:
@@ -288,14 +448,30 @@ def opened_on_loop(opened_on_loop_hook: OpenedOnLoop, tmp_path: Path) -> Iterato
 
 
 def test_the_event_loop_never_touches_the_file(client: TestClient, opened_on_loop: list[str]) -> None:
-    answer = client.post("/upload/", files={"file": ("a.txt", b"a" * 3_000_000)})
-    assert client.get(answer.headers["location"]).content == b"a" * 3_000_000
+    for path in BOTH_WAYS:
+        answer = client.post(path, files={"file": ("a.txt", b"a" * 3_000_000)})
+        assert client.get(answer.headers["location"]).content == b"a" * 3_000_000
     assert opened_on_loop == []
 
 
 def test_the_file_is_readable_by_the_service_alone(client: TestClient, settings: Settings) -> None:
-    client.post("/upload/", files={"file": ("a.txt", TEXT)})
-    assert [path.stat().st_mode & 0o777 for path in stored(settings)] == [0o600]
+    for path in BOTH_WAYS:
+        client.post(path, files={"file": ("a.txt", TEXT)})
+    assert [path.stat().st_mode & 0o777 for path in stored(settings)] == [0o600] * 2
+
+
+def test_the_document_offers_a_file_to_choose(app: FastAPI) -> None:
+    document = app.openapi()
+    streamed, spooled = (
+        document["paths"][path]["post"]["requestBody"]["content"]["multipart/form-data"]["schema"]
+        for path in BOTH_WAYS
+    )
+    of_fastapi = document["components"]["schemas"][spooled["$ref"].rpartition("/")[2]]
+    file_of_fastapi = {name: of for name, of in of_fastapi["properties"]["file"].items() if name != "title"}
+    assert streamed == {"type": "object", "required": ["file"], "properties": {"file": file_of_fastapi}}
+    assert document["paths"]["/upload/"]["post"]["requestBody"]["required"]
+    for path in BOTH_WAYS:
+        assert "-F file=@" in curl_command("POST", path, document, "http://host")
 
 
 @pytest.fixture
@@ -382,3 +558,85 @@ def test_trap_a_copy_in_an_async_endpoint_runs_on_the_loop(
 ) -> None:
     tutorial.post("/upload/", files={"file": ("a.txt", TEXT)})
     assert len(opened_on_loop) == 1
+
+
+@pytest.mark.anyio
+async def test_trap_two_uploads_of_one_name_mix_in_one_file(tmp_path: Path) -> None:
+    app = FastAPI()
+    written: asyncio.Queue[int] = asyncio.Queue()
+
+    @app.post("/upload/")
+    async def save(request: Request) -> None:
+        with open(tmp_path / "report.txt", "wb", buffering=0) as target:  # noqa: ASYNC230 - the trap itself
+            async for chunk in request.stream():
+                written.put_nowait(target.write(chunk))
+
+    async with asyncio.timeout(LIMIT):
+        ada, alan = upload(app, None, b"of Ada, "), upload(app, None, b"Alan")
+        first = asyncio.create_task(ada.run())
+        await written.get()
+        second = asyncio.create_task(alan.run())  # in another worker, or in this one
+        await written.get()
+        for call in (ada, alan):
+            call.incoming.put_nowait(more(b"the end" + END))
+        await asyncio.gather(first, second)
+    assert (ada.status, alan.status) == (200, 200)
+    assert (tmp_path / "report.txt").read_bytes().startswith(b"Alanthe ")
+
+
+@pytest.mark.anyio
+async def test_trap_a_silent_body_is_waited_for_as_long_as_it_likes(tutorial: TestClient) -> None:
+    call = upload(tutorial.app, None, PART, **{"content-length": "500"})
+    request = asyncio.create_task(call.run())
+    assert not (await asyncio.wait([request], timeout=0.1))[0]
+    call.leave()
+    await request
+
+
+async def most_memory(app: ASGIApp, state: State | None, size: int) -> int:
+    """While a file of this size arrives chunk by chunk."""
+    call = upload(app, state, PART)
+    left = size // 2**16
+
+    async def receive() -> Message:
+        nonlocal left
+        if not call.incoming.empty():
+            return await call.incoming.get()
+        left -= 1
+        return more(b"a" * 2**16 if left else END)
+
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        await app(call.scope, receive, call._send)
+        return tracemalloc.get_traced_memory()[1] - before
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.anyio
+async def test_trap_a_file_that_is_read_whole_is_in_memory(app: FastAPI, settings: Settings) -> None:
+    usual = FastAPI()
+
+    @usual.post("/upload/")
+    async def read(file: UploadFile) -> int:
+        return len(await file.read())
+
+    size = 8 * 2**20
+    assert await most_memory(usual, None, size) > 0.9 * size
+    async with state_of(app, settings) as state:
+        await upload(app, state, PART + END).run()  # the first request loads what it needs
+        assert await most_memory(app, state, size) < 0.4 * size
+
+
+def test_trap_anybody_fills_the_disk_with_files_that_anybody_reads(
+    tutorial: TestClient, tmp_path: Path
+) -> None:
+    before = os.umask(0o022)
+    try:
+        for number in range(20):
+            tutorial.post("/upload/", files={"file": (f"{number}.txt", TEXT)})
+    finally:
+        os.umask(before)
+    modes = [path.stat().st_mode & 0o777 for path in (tmp_path / "uploads").iterdir()]
+    assert modes == [0o644] * 20
