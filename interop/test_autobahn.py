@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from interop.install import install
 from tests.server import Server, serve
 
 HERE = Path(__file__).parent
@@ -53,14 +54,6 @@ def python2() -> str:
         if shows.stdout.startswith("2.7"):
             return python
     pytest.skip("no Python 2.7: name one in PYTHON2")
-
-
-def install(*command: str | Path, path: Path | None = None) -> None:
-    environment = {**os.environ, "PIP_DISABLE_PIP_VERSION_CHECK": "1", "PYTHONPATH": str(path or "")}
-    done = subprocess.run(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=LIMIT
-    )
-    assert done.returncode == 0, done.stdout
 
 
 @pytest.fixture(scope="module")
