@@ -165,10 +165,7 @@ def walk_jpeg(file: Incoming) -> Walk[str]:
         raise wrong()
     seen = b""
     while JPEG_END not in seen:
-        piece = yield from file.rest()
-        if not piece:
-            raise wrong()
-        seen = seen[-1:] + piece
+        seen = seen[-1:] + (yield from file.rest())
     while (yield from file.rest()):
         pass
     return "image/jpeg"

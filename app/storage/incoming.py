@@ -17,7 +17,8 @@ PAUSE_SECONDS = 0.000_1
 
 T = TypeVar("T")
 Walk = Generator[None, bytes, T]
-"""Stops at `yield` until the next bytes are there, and gets b"" when there are no more."""
+"""Stops at `yield` until the next bytes are there, and gets b"" when there are no more. A walk that waits
+even then has not seen a whole file."""
 
 
 def wrong() -> UnsupportedMediaType:
@@ -27,7 +28,7 @@ def wrong() -> UnsupportedMediaType:
 class Incoming:
     """The bytes of a file, for a walk: `yield from` each method, which waits for what it needs.
 
-    Where the file ends before that, or a limit is met, they raise.
+    Where a limit is met, they raise.
     """
 
     def __init__(self, max_pixels: int) -> None:
@@ -78,7 +79,5 @@ class Incoming:
 
     def _more(self) -> Walk[bytes]:
         piece = yield
-        if not piece:
-            raise wrong()
         self._size += len(piece)
         return piece

@@ -93,6 +93,7 @@ HOSTILE = [
     ("a.png", png() + b"PK\x03\x04"),
     ("a.png", PNG_START + png_chunk(b"IEND", b"")),
     ("a.png", png().replace(b"IDAT", b"teXt")),
+    ("a.png", png()[:-12] + b"\0\0\0\1IEND" + bytes(4)),
     ("a.png", png(width=0)),
     ("a.png", png(width=100_000, height=100_000)),
     ("a.png", png(*[png_chunk(b"teXt", b"")] * 100_000)),
@@ -105,6 +106,10 @@ HOSTILE = [
     ("a.jpg", b"\xff\xd8\xff\xe0<?php system($_GET[0]); ?>"),
     ("a.jpg", b"\xff\xd8" + JPEG_SCAN + b"\xff\xd9"),
     ("a.jpg", b"\xff\xd8" + JPEG_FRAME + JPEG_SCAN + b"no end"),
+    (
+        "a.jpg",
+        b"\xff\xd8" + JPEG_FRAME.replace(b"\0\1\0\1", b"\xff" * 4) + JPEG_FRAME + JPEG_SCAN + b"\xff\xd9",
+    ),
     ("a.jpg", b"\xff\xd8" + b"\xff\xe1\0\2" * 200_000),
     ("a.jpg", b"\xff\xd8\xff\xe1\0\0"),
     ("a.pdf", b""),
@@ -198,6 +203,12 @@ def test_each_control_character_is_refused_and_no_other_one() -> None:
 def test_text_may_be_empty_and_of_every_language() -> None:
     for content in (b"", "日本\n🙂\t\r\n".encode() * 100_000, b"\xef\xbb\xbfBOM"):
         assert media_type_of("a.txt", [content]) == "text/plain"
+
+
+@pytest.mark.parametrize(("canvas", "frame"), [(b"\1\0\1\0", bytes(4)), (bytes(4), b"\1\0\1\0")])
+def test_a_gif_is_as_large_as_its_canvas_or_a_frame(canvas: bytes, frame: bytes) -> None:
+    head, image = GIF_HEAD.replace(b"\1\0\1\0", canvas), GIF_FRAME.replace(b"\1\0\1\0", frame)
+    assert media_type_of("a.gif", [head + image + b";"]) == "image/gif"
 
 
 def test_what_phones_append_to_a_photo_is_accepted() -> None:
