@@ -34,12 +34,14 @@ from app.storage.disk_files import (
     readable,
     remove,
     show_piece,
+    start_flushing,
     whole,
     write_something,
 )
 from app.storage.pieces import PIECE_SIZE, pieces_of
 from app.storage.storage import Inspector
-from app.storage.threads import Running, Threads
+from app.storage.threads import Threads
+from app.storage.write_behind import write_behind
 
 FILE_ID = re.compile(r"[0-9a-f]{32}")
 FREE_SPACE_FLOOR = 100 * 1024 * 1024
@@ -154,32 +156,16 @@ class DiskStorage:
                 yield entered
 
     async def _write_behind(self, chunks: AsyncIterable[bytes], write: Callable[[bytes], None]) -> None:
-        """Writes each piece while the next one arrives; but the first at once, which may be refused."""
-        writing: Running[None] | None = None
-        try:
-            with _disk_errors():
-                async with aclosing(pieces_of(chunks)) as pieces:
-                    async for piece in pieces:
-                        if writing is not None:
-                            await writing.ended()
-                        is_first = writing is None
-                        writing = self._threads.start(write, piece)
-                        if is_first:
-                            await writing.ended()
-                if writing is not None:
-                    await writing.ended()
-        except BaseException:
-            # The file is closed next. The first error is the one to tell.
-            if writing is not None:
-                with suppress(Exception):
-                    await writing.ended()
-            raise
+        with _disk_errors():
+            async with aclosing(pieces_of(chunks)) as pieces:
+                await write_behind(pieces, write, self._threads)
 
     def _write(self, file: FileIO, piece: bytes) -> None:
         self._ensure_space()
         rest = memoryview(piece)
         while rest:
             rest = rest[file.write(rest) :]
+        start_flushing(file, len(piece))
 
     def _ensure_space(self) -> None:
         if shutil.disk_usage(self._folder).free < FREE_SPACE_FLOOR:
