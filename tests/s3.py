@@ -33,13 +33,16 @@ class S3Server:
         )
         assert self._process.stdout
         self.endpoint = f"http://127.0.0.1:{int(self._process.stdout.readline())}"
+        # One for all calls: each new one reads the certificates of the system.
+        self._client = httpx2.Client()
 
     def bucket(self) -> "Bucket":
         """A new one."""
-        return Bucket(self.endpoint)
+        return Bucket(self.endpoint, self._client)
 
     def stop(self) -> None:
         """As by kill -9."""
+        self._client.close()
         self._process.kill()
         self._process.communicate()
 
@@ -47,8 +50,9 @@ class S3Server:
 class Bucket:
     """One that is looked into past the service."""
 
-    def __init__(self, endpoint: str) -> None:
+    def __init__(self, endpoint: str, client: httpx2.Client) -> None:
         self._endpoint = endpoint
+        self._client = client
         self._name = f"bucket-{uuid.uuid4()}"
         self.url = f"s3://{self._name}/folder"
         self.settings = S3Settings(
@@ -91,7 +95,8 @@ class Bucket:
     def _call(self, method: str, rest: str, body: bytes = b"") -> httpx2.Response:
         # moto looks whether somebody has signed, and not how.
         headers = {"Authorization": "AWS4-HMAC-SHA256 Credential=somebody/20260101/us-east-1/s3/aws4_request"}
-        answer = httpx2.request(method, f"{self._endpoint}/{self._name}{rest}", content=body, headers=headers)
+        url = f"{self._endpoint}/{self._name}{rest}"
+        answer = self._client.request(method, url, content=body, headers=headers)
         assert answer.is_success, answer.text
         return answer
 
