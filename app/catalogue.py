@@ -18,7 +18,7 @@ from app.routers.application import errors, lifespan, settings, telemetry
 from app.routers.background import after_response, tasks
 from app.routers.composition import asyncapi, mounting, openapi, webhooks
 from app.routers.dependencies import chains, resources
-from app.routers.files import downloads, library, progress, resumable, static, uploads
+from app.routers.files import direct, downloads, library, progress, resumable, static, uploads
 from app.routers.graphql import schema
 from app.routers.middleware import stack, timing
 from app.routers.responses import fields, headers, html, json, negotiation
@@ -76,7 +76,15 @@ GROUPS: dict[str, tuple[Page, ...]] = {
         Page(signed),
         Page(compressed),
     ),
-    "files": (Page(uploads), Page(resumable), Page(progress), Page(downloads), Page(library), Page(static)),
+    "files": (
+        Page(uploads),
+        Page(resumable),
+        Page(progress),
+        Page(direct),
+        Page(downloads),
+        Page(library),
+        Page(static),
+    ),
     "streaming": (Page(sse), Page(feed), Page(lines)),
     "security": (Page(schemes), Page(oauth2), Page(sessions)),
     "composition": (Page(openapi), Page(webhooks), Page(asyncapi), Page(mounting)),

@@ -40,7 +40,7 @@ ROOT = Path(__file__).parent.parent
 ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://([a-z0-9._-]+|\[[0-9a-f:]+\])(:\d{1,5})?")
 """What a browser sends, letter by letter (RFC 6454, section 6.2)."""
 
-BUCKET = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[A-Za-z0-9._-]+)*/?")
+BUCKET = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[A-Za-z0-9_-][A-Za-z0-9._-]*)*/?")
 
 MULTIPART_OVERHEAD = 64 * 1024
 """What the boundaries and part headers of an upload may add to the file itself."""
@@ -201,10 +201,10 @@ class FileSettings(BaseModel):
         PositiveInt,
         _setting("files of one user, or without an owner; more are refused with 507"),
     ] = 10_000
-    sweep_seconds: Annotated[
-        PositiveFloat, _setting("how often what has expired is swept, and what a dead process left in S3")
-    ] = 60.0
-    max_resumable_size: Annotated[PositiveInt, _setting("one resumable upload; more is 413")] = 2**30
+    sweep_seconds: Annotated[PositiveFloat, _setting("how often what has expired is swept")] = 60.0
+    max_resumable_size: Annotated[PositiveInt, _setting("one resumable or direct upload; more is 413")] = (
+        2**30
+    )
     resumable_seconds: Annotated[
         PositiveInt, _setting("how long an upload waits for its next bytes; then it is swept")
     ] = 24 * 3_600

@@ -21,6 +21,9 @@ print(server.get_host_and_port()[1], flush=True)
 sys.stdin.read()
 """
 
+NOWHERE = "http://127.0.0.1:1"
+"""An endpoint where nobody listens."""
+
 
 class S3Server:
     def __init__(self) -> None:

@@ -58,6 +58,7 @@ ROUTES = """
     OPTIONS /files/uploads         POST /files/uploads          GET /files/uploads/{upload_id}
     PATCH /files/uploads/{upload_id}                            DELETE /files/uploads/{upload_id}
     GET /files/{file_id}           GET /download                GET /files/static/manifest
+    POST /files/direct             POST /files/direct/{file_id}/confirm
     GET /files                     DELETE /files/{file_id}
     GET /streaming/events          GET /streaming/feed          POST /streaming/feed
     POST /streaming/answers        GET /streaming/rows           PATCH /streaming/rows

@@ -244,6 +244,7 @@ def files(tour: Tour) -> None:
     tour.call("GET", location, 304, headers={"If-None-Match": whole.headers["etag"]})
     tour.call("POST", "/upload", 415, files={"file": ("x.png", b"<script>alert(1)</script>")})
     tour.call("POST", "/upload", 413, files={"file": ("big.txt", b"x" * 11_000_000)})
+    tour.call("POST", "/files/direct", 409, json={"filename": "fish.txt", "size": len(text)})
     download = tour.call("GET", "/download")
     tour.check("downloaded.zip" in download.headers["content-disposition"], "the name")
     tour.check(zipfile.ZipFile(io.BytesIO(download.content)).testzip() is None, "a zip that is whole")

@@ -104,8 +104,8 @@ class S3Storage:
         """
         try:
             await self._bucket.copy(_direct(file_id), _path(file_id))
-        except Locked:
-            pass  # an earlier request has copied it
+        except (Locked, NotFound):
+            pass  # it may be that an earlier request has copied it
         await self._show(file_id, inspector)
         await self._bucket.delete([_direct(file_id)])
 

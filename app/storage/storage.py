@@ -51,5 +51,8 @@ class Storage(Protocol):
     async def delete(self, file_id: str) -> None:
         """All there is of a file, finished or not, or nothing. Who is reading it may see its end or not."""
 
+    async def sweep(self) -> None:
+        """Deletes what came past the service, so that no row names it."""
+
     async def check(self) -> None:
         """Writes something, to show that it can."""

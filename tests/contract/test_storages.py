@@ -9,7 +9,9 @@ import pytest
 from starlette.requests import ClientDisconnect
 
 from app.errors import Conflict, Locked, NotFound, UnsupportedMediaType
+from app.settings import Settings
 from app.storage.disk import open_disk
+from app.storage.engines import open_storage
 from app.storage.pieces import PIECE_SIZE
 from app.storage.storage import Storage
 from tests.contract.storages import BYTES, ID, LIMIT, NOWHERE, OTHER_ID, Seen, chunks, content_of, cut_off
@@ -20,6 +22,7 @@ Engine = Callable[[], AbstractAsyncContextManager[Storage]]
 
 ENGINES: dict[str, Callable[[pytest.FixtureRequest], AbstractAsyncContextManager[Storage]]] = {
     "disk": lambda request: open_disk(request.getfixturevalue("tmp_path")),
+    "s3": lambda request: open_storage(request.getfixturevalue("bucket").applied(Settings())),
 }
 
 
