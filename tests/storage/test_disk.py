@@ -1,154 +1,181 @@
+"""What is the disk's alone: names in the folder, its errors, other processes, and threads."""
+
 import asyncio
+import fcntl
 import os
-import signal
-import subprocess
 import sys
 import time
-from io import BytesIO
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
-from app.errors import NotFound
-from app.storage.disk import DOUBT_SECONDS, DiskStorage, open_storage
+from app.errors import Conflict, InsufficientStorage, Locked, NotFound
+from app.storage import disk, disk_files
+from app.storage.disk import open_disk
+from app.storage.disk_files import ORPHAN_SECONDS
+from tests.contract.storages import BYTES, ID, LIMIT, OTHER_ID, Seen, chunks, content_of
+
+pytestmark = pytest.mark.anyio
+
+ROOT = Path(__file__).parent.parent.parent
+UNFINISHED = f".{ID}.part"
 
 
-class Broken(BytesIO):
-    """Fails after the first chunk."""
-
-    def read(self, size: int | None = -1) -> bytes:
-        if self.tell():
-            raise OSError("the source is gone")
-        return super().read(4)
+def names(folder: Path) -> set[str]:
+    return set(os.listdir(folder)) - {".lock"}
 
 
-@pytest.mark.parametrize(
-    "file_id", ["", "..", "a" * 31, "a" * 33, "A" * 32, "g" * 32, f"{'a' * 32}\n", "/etc"]
-)
-@pytest.mark.anyio
-async def test_an_id_of_another_form_is_no_path(tmp_path: Path, file_id: str) -> None:
-    with pytest.raises(NotFound):
-        DiskStorage(tmp_path).path(file_id)
+async def test_a_file_is_hidden_until_it_is_whole_and_the_services_alone(tmp_path: Path) -> None:
+    during: list[set[str]] = []
+
+    async def watched() -> AsyncIterator[bytes]:
+        async for chunk in chunks(BYTES):
+            during.append(names(tmp_path))
+            yield chunk
+
+    async with open_disk(tmp_path / "made" / "folder") as storage:
+        assert (tmp_path / "made" / "folder").stat().st_mode & 0o777 == 0o700
+    async with open_disk(tmp_path) as storage:
+        await storage.save(ID, watched(), Seen())
+        await storage.append(OTHER_ID, 0, watched())
+    assert ID not in set.union(*during[:30])
+    assert names(tmp_path) - {"made"} == {ID, f".{OTHER_ID}.part"}
+    assert {(tmp_path / name).stat().st_mode & 0o777 for name in names(tmp_path) - {"made"}} == {0o600}
 
 
-@pytest.mark.anyio
-async def test_a_copy_that_fails_leaves_nothing(tmp_path: Path) -> None:
-    async with open_storage(tmp_path) as storage:
-        with pytest.raises(OSError, match="the source is gone"):
-            await storage.save(Broken(b"half of it"))
-    assert os.listdir(tmp_path) == [".lock"]
+async def test_no_file_takes_the_place_of_another(tmp_path: Path) -> None:
+    async with open_disk(tmp_path) as storage:
+        await storage.save(ID, chunks(b"first"), Seen())
+        await storage.append(OTHER_ID, 0, chunks(b"unfinished"))
+        for file_id in (ID, OTHER_ID):
+            with pytest.raises((Conflict, FileExistsError)):
+                await storage.save(file_id, chunks(b"second"), Seen())
+        with pytest.raises(Conflict):
+            await storage.append(ID, 0, chunks(b"second"))
+        assert await content_of(storage) == b"first"
+        assert await storage.offset(OTHER_ID) == 10
+    assert names(tmp_path) == {ID, f".{OTHER_ID}.part"}
 
 
-@pytest.mark.anyio
-async def test_a_file_is_saved_from_its_beginning_and_can_be_deleted(tmp_path: Path) -> None:
-    source = BytesIO(b"whole")
-    source.read()
-    async with open_storage(tmp_path) as storage:
-        saved = await storage.save(source)
-        await storage.confirm(saved.id)
-        assert sorted(os.listdir(tmp_path)) == [".lock", saved.id]
-        assert storage.path(saved.id).read_bytes() == b"whole"
-        assert saved.size == 5
-        await storage.delete(saved.id)
-        await storage.delete(saved.id)
-    assert os.listdir(tmp_path) == [".lock"]
-
-
-@pytest.mark.anyio
-async def test_opening_sweeps_leftovers_and_nothing_else(tmp_path: Path) -> None:
-    for name in (f".{'a' * 32}.part", ".gitkeep", "b" * 32):
-        (tmp_path / name).touch()
-    async with open_storage(tmp_path):
-        assert sorted(os.listdir(tmp_path)) == [".gitkeep", ".lock", "b" * 32]
-
-
-@pytest.mark.anyio
-async def test_a_second_process_does_not_sweep_what_the_first_is_writing(tmp_path: Path) -> None:
-    async with open_storage(tmp_path):
-        writing = tmp_path / f".{'a' * 32}.part"
-        writing.touch()
-        async with open_storage(tmp_path):
-            assert writing.exists()
-    async with open_storage(tmp_path):
-        assert not writing.exists()
-
-
-@pytest.mark.parametrize("is_wanted", [True, False])
-@pytest.mark.anyio
-async def test_a_file_that_was_not_confirmed_is_in_doubt_after_an_hour_until_somebody_decides(
-    tmp_path: Path, is_wanted: bool
+async def test_the_room_that_is_left_for_the_rest_of_the_service_is_asked_for_with_each_piece(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with open_storage(tmp_path) as storage:
-        confirmed, unconfirmed = [await storage.save(BytesIO(b"whole")) for _ in range(2)]
-        await storage.confirm(confirmed.id)
-    assert await in_doubt(tmp_path) == []
-    for name in os.listdir(tmp_path):
-        os.utime(tmp_path / name, (0, time.time() - DOUBT_SECONDS - 1))
-    async with open_storage(tmp_path) as storage:
-        assert storage.in_doubt == [unconfirmed.id]
-        assert await in_doubt(tmp_path) == []  # of a second process
-    async with open_storage(tmp_path) as storage:
-        assert storage.in_doubt == [unconfirmed.id]
-        await (storage.confirm if is_wanted else storage.delete)(unconfirmed.id)
-    assert await in_doubt(tmp_path) == []
-    wanted = [confirmed.id, *[unconfirmed.id] * is_wanted]
-    assert sorted(os.listdir(tmp_path)) == [".lock", *sorted(wanted)]
+    async def filling() -> AsyncIterator[bytes]:
+        yield b"there is room"
+        monkeypatch.setattr(disk, "FREE_SPACE_FLOOR", 2**63)
+        yield b"there is none"
+
+    async with open_disk(tmp_path) as storage:
+        with pytest.raises(InsufficientStorage):
+            await storage.save(ID, filling(), Seen())
+        assert not names(tmp_path)
+        monkeypatch.undo()
+        with pytest.raises(InsufficientStorage):
+            await storage.append(ID, 0, filling())
+        assert await storage.offset(ID) == 13
+        await storage.publish(ID, Seen())  # needs none
+        assert await content_of(storage) == b"there is room"
 
 
-async def in_doubt(folder: Path) -> list[str]:
-    async with open_storage(folder) as storage:
-        return storage.in_doubt
+async def test_a_check_writes_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with open_disk(tmp_path) as storage:
+        await asyncio.gather(*(storage.check() for _ in range(20)))
+        assert not names(tmp_path)
+        os.rename(tmp_path, tmp_path.with_name("gone"))
+        with pytest.raises(OSError, match="No such file"):
+            await storage.check()
 
 
-SAVE_UNTIL = """
-import asyncio, sys, threading
-from io import BytesIO
+@pytest.mark.parametrize("seconds", [0.0, 0.0005, 0.001, 0.002, 0.004])
+async def test_a_file_that_is_deleted_while_it_comes_is_gone(tmp_path: Path, seconds: float) -> None:
+    async with open_disk(tmp_path) as storage:
+        await storage.append(OTHER_ID, 0, chunks(b"begun"))
+        coming = asyncio.gather(
+            storage.save(ID, chunks(BYTES), Seen()),
+            storage.append(OTHER_ID, 5, chunks(BYTES)),
+            return_exceptions=True,
+        )
+        await asyncio.sleep(seconds)
+        await asyncio.gather(storage.delete(ID), storage.delete(OTHER_ID))
+        saved, appended = await coming
+        assert saved is None or isinstance(saved, NotFound)
+        assert appended == len(BYTES) + 5 or isinstance(appended, (NotFound, Conflict))
+        with pytest.raises(NotFound):
+            await storage.publish(OTHER_ID, Seen())
+        await storage.delete(ID)
+        assert not names(tmp_path)
+
+
+async def test_a_file_that_is_deleted_while_it_is_published_is_gone(tmp_path: Path) -> None:
+    class Deleting(Seen):
+        def finish(self) -> None:
+            disk_files.remove(tmp_path / UNFINISHED, tmp_path / ID)
+
+    async with open_disk(tmp_path) as storage:
+        await storage.append(ID, 0, chunks(BYTES))
+        with pytest.raises(NotFound):
+            await storage.publish(ID, Deleting())
+        with pytest.raises(NotFound):
+            await storage.save(ID, chunks(BYTES), Deleting())
+        assert not names(tmp_path)
+
+
+HOLD = """
+import asyncio, sys
 from pathlib import Path
-from app.storage.disk import open_storage
+from app.storage.disk import open_disk
+from tests.contract.storages import ID
 
-def hang_at(moment):
-    if moment == sys.argv[2]:
-        print(moment, flush=True)
-        threading.Event().wait(30)
-
-class Source(BytesIO):
-    def read(self, size=-1):
-        if self.tell():
-            hang_at("half")
-        return super().read(1_000_000)
+async def chunks():
+    yield b"held"
+    print("holding", flush=True)
+    await asyncio.sleep(30)
 
 async def main():
-    async with open_storage(Path(sys.argv[1])) as storage:
-        await storage.save(Source(b"x" * 1_000_001))
-        hang_at("saved")
+    async with open_disk(Path(sys.argv[1])) as storage:
+        await storage.append(ID, 0, chunks())
 
 asyncio.run(main())
 """
 
 
-def kill_a_process_that_saves(folder: Path, moment: str) -> None:
-    root = Path(__file__).parent.parent.parent
-    command = [sys.executable, "-c", SAVE_UNTIL, str(folder), moment]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=root) as process:
+async def test_a_lock_holds_against_other_processes_and_ends_with_its_own(tmp_path: Path) -> None:
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", HOLD, tmp_path), stdout=asyncio.subprocess.PIPE, cwd=ROOT
+    )
+    try:
         assert process.stdout
-        assert process.stdout.readline() == f"{moment}\n".encode()
-        process.send_signal(signal.SIGKILL)
+        assert await asyncio.wait_for(process.stdout.readline(), LIMIT * 4) == b"holding\n"
+        async with open_disk(tmp_path) as storage:
+            assert storage.left_before is None
+            for call in (storage.append(ID, 4, chunks(b"!")), storage.publish(ID, Seen())):
+                with pytest.raises(Locked):
+                    await call
+    finally:
+        process.kill()
+        await process.wait()
+    before = datetime.now(UTC)
+    async with open_disk(tmp_path) as storage:
+        assert storage.left_before
+        assert storage.left_before >= before
+        assert await storage.append(ID, 4, chunks(b"!")) == 5
 
 
-def test_a_killed_process_leaves_no_visible_file_and_the_next_start_sweeps(tmp_path: Path) -> None:
-    kill_a_process_that_saves(tmp_path, "half")
-    lock, leftover = sorted(os.listdir(tmp_path), reverse=True, key=lambda name: name == ".lock")
-    assert lock == ".lock"
-    assert leftover.startswith(".")
-    assert (tmp_path / leftover).stat().st_size > 0
-    assert asyncio.run(in_doubt(tmp_path)) == []
-    assert os.listdir(tmp_path) == [".lock"]
-
-
-def test_a_process_killed_before_it_confirms_leaves_a_whole_file_in_doubt(tmp_path: Path) -> None:
-    kill_a_process_that_saves(tmp_path, "saved")
-    (file,) = [path for path in tmp_path.iterdir() if not path.name.startswith(".")]
-    assert file.stat().st_size == 1_000_001
-    assert asyncio.run(in_doubt(tmp_path)) == []
-    os.utime(file, (0, 0))  # and so its mark, which is the same file
-    assert asyncio.run(in_doubt(tmp_path)) == [file.name]
+async def test_only_who_is_alone_knows_what_is_left_over(tmp_path: Path) -> None:
+    orphan, younger = tmp_path / UNFINISHED, tmp_path / f".{OTHER_ID}.part"
+    for path in (orphan, younger, tmp_path / ".gitkeep", tmp_path / ID):
+        path.touch()
+        os.utime(path, (0, time.time() - ORPHAN_SECONDS - 60))
+    os.utime(younger, (0, time.time() - ORPHAN_SECONDS + 60))
+    other = os.open(tmp_path / ".lock", os.O_CREAT | os.O_RDWR)
+    fcntl.flock(other, fcntl.LOCK_SH)
+    async with open_disk(tmp_path) as storage:
+        assert storage.left_before is None
+        assert orphan.exists()
+    os.close(other)
+    async with open_disk(tmp_path) as storage, open_disk(tmp_path) as second:
+        assert (storage.left_before, second.left_before) == (storage.left_before, None)
+        assert storage.left_before
+        assert names(tmp_path) == {younger.name, ".gitkeep", ID}
