@@ -30,6 +30,8 @@ JPEG_SCAN = 0xDA
 
 NO_CONTROLS = b"\t\n\f\r" + bytes(range(0x20, 0x7F)) + bytes(range(0x80, 0x100))
 CONTROL_OF_TWO = re.compile(rb"\xc2[\x80-\x9f]")
+TEXT_SLICE = 64 * 1024
+"""What is decoded at a time: then four bytes for each stay in the cache of the processor."""
 
 
 class ContentCheck:
@@ -66,11 +68,13 @@ def walk_text(file: Incoming) -> Walk[str]:
     last = b""
     try:
         while piece := (yield from file.rest()):
-            decoder.decode(piece)
-            # Of the bytes, for over the decoded characters a regular expression takes twenty times as long.
-            if piece.translate(None, NO_CONTROLS) or CONTROL_OF_TWO.search(last + piece):
-                raise wrong()
-            last = piece[-1:]
+            for start in range(0, len(piece), TEXT_SLICE):
+                text = piece[start : start + TEXT_SLICE]
+                decoder.decode(text)
+                # Over the decoded characters a regular expression takes twenty times as long.
+                if text.translate(None, NO_CONTROLS) or CONTROL_OF_TWO.search(last + text):
+                    raise wrong()
+                last = text[-1:]
         decoder.decode(b"", final=True)
     except UnicodeDecodeError:
         raise wrong() from None

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from app.errors import UnsupportedMediaType
-from app.storage.content import ContentCheck
+from app.storage.content import TEXT_SLICE, ContentCheck
 from app.storage.incoming import MAX_STEPS, STEPS_AT_ONCE
 from tests.samples import FILES, PNG_START, TEXT, image, pdf, png, png_chunk
 
@@ -200,6 +200,14 @@ def test_each_control_character_is_refused_and_no_other_one() -> None:
                 assert media_type_of("a.txt", pieces) == "text/plain"
 
 
+@pytest.mark.parametrize("character", ["é", "日", "🙂"])
+def test_a_character_may_be_cut_anywhere(character: str) -> None:
+    for start in range(TEXT_SLICE - 4, TEXT_SLICE + 1):
+        assert media_type_of("a.txt", [b"a" * start + character.encode()]) == "text/plain"
+    with pytest.raises(UnsupportedMediaType):
+        media_type_of("a.txt", [b"a" * (TEXT_SLICE - 1) + b"\xc2\x85"])
+
+
 def test_text_may_be_empty_and_of_every_language() -> None:
     for content in (b"", "日本\n🙂\t\r\n".encode() * 100_000, b"\xef\xbb\xbfBOM"):
         assert media_type_of("a.txt", [content]) == "text/plain"
@@ -271,7 +279,7 @@ def test_memory_stays_flat(name: str, start: bytes, piece: bytes) -> None:
     check.feed(start)
     tracemalloc.start()
     try:
-        for _ in range(8):
+        for _ in range(4):
             check.feed(piece)
         kept, _ = tracemalloc.get_traced_memory()
     finally:
