@@ -186,5 +186,8 @@ def _disk_errors() -> Iterator[None]:
 async def open_disk(folder: Path) -> AsyncIterator[DiskStorage]:
     """Makes the folder. Who uses it shares a lock on it; who got it alone knows what is left over."""
     storage = DiskStorage(folder, None)
-    async with storage._entered(in_use(folder)) as storage.left_before:
-        yield storage
+    try:
+        async with storage._entered(in_use(folder)) as storage.left_before:
+            yield storage
+    finally:
+        storage._threads.end()

@@ -47,6 +47,10 @@ class Threads:
         assert not kwargs
         return Running(asyncio.get_running_loop().run_in_executor(self._pool, function, *args))
 
+    def end(self) -> None:
+        """When what they do is done. Nobody waits for them, for one may hang."""
+        self._pool.shutdown(wait=False)
+
     async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         return await self.start(function, *args, **kwargs).ended()
 
