@@ -245,6 +245,16 @@ def files(tour: Tour) -> None:
     tour.call("POST", "/upload", 415, files={"file": ("x.png", b"<script>alert(1)</script>")})
     tour.call("POST", "/upload", 413, files={"file": ("big.txt", b"x" * 11_000_000)})
     tour.call("POST", "/files/direct", 409, json={"filename": "fish.txt", "size": len(text)})
+    told = {"Tus-Resumable": "1.0.0", "Upload-Length": "8", "Upload-Metadata": "filename ZmlzaC50eHQ="}
+    resumable = tour.call("POST", "/files/uploads", 201, headers=told).headers["location"]
+    octets = {"Tus-Resumable": "1.0.0", "Content-Type": "application/offset+octet-stream"}
+    for offset, chunk in enumerate((b"red ", b"fish")):
+        begin = {**octets, "Upload-Offset": str(4 * offset)}
+        tour.call("PATCH", resumable, 204, headers=begin, content=chunk)
+    tour.call("PATCH", resumable, 409, headers=begin, content=chunk)
+    tour.call("HEAD", resumable, headers=octets)
+    tour.call("HEAD", resumable, 412)
+    tour.check(tour.call("GET", resumable.replace("/uploads", "")).text == "red fish", "both parts")
     download = tour.call("GET", "/download")
     tour.check("downloaded.zip" in download.headers["content-disposition"], "the name")
     tour.check(zipfile.ZipFile(io.BytesIO(download.content)).testzip() is None, "a zip that is whole")

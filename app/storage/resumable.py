@@ -7,7 +7,7 @@ the storage has, its lock is the storage's: so whoever dies, another process kno
 import asyncio
 import hashlib
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 from hmac import compare_digest
 
 from anyio import TemporaryFile, to_thread
@@ -19,7 +19,6 @@ from app.errors import (
     Conflict,
     ContentTooLarge,
     InsufficientStorage,
-    Locked,
     NotFound,
     ServiceUnavailable,
     UnsupportedMediaType,
@@ -64,14 +63,13 @@ class ResumableUploads:
 
     async def find(self, upload_id: str, owner: str | None) -> tuple[StoredFile, int]:
         """The upload, complete or not, and its offset. One whose last request died after its last byte is
-        completed now."""
+        completed now. `Locked` while another request does that, for nobody knows yet how it ends."""
         file = await self._find(upload_id, owner)
         if file.state != RESUMABLE:
             return file, file.size
         offset = await self._files.storage.offset(file.id)
         if offset == file.size > 0:
-            with suppress(Locked):  # whoever appended the last byte is about to do it
-                file = await self._complete(file)
+            file = await self._complete(file)
         return file, offset
 
     async def append(

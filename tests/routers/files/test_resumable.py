@@ -18,7 +18,7 @@ from app.main import create_app
 from app.settings import FileSettings, Settings
 from app.storage.pieces import PIECE_SIZE
 from app.tus import DIGESTS
-from tests.asgi import LIMIT, Call, http_scope
+from tests.asgi import EMPTY_BODY, LIMIT, Call, http_scope
 from tests.owners import log_in
 from tests.samples import TEXT, image, pdf
 from tests.tus import (
@@ -206,6 +206,21 @@ def test_an_upload_whose_last_request_died_before_its_end_is_completed_by_head(
     assert file_of(client, url).status_code == 404
     assert offset_of(client, url) == len(TEXT)
     assert file_of(client, url).content == TEXT
+
+
+@pytest.mark.anyio
+async def test_nobody_is_told_of_the_last_byte_before_it_is_known_how_that_ends(settings: Settings) -> None:
+    async with working(settings) as worker:
+        url = await worker.create(5)
+        body = Body()
+        last = asyncio.create_task((call := worker.patch(url, 0, body)).run())
+        await body.send(b"01234")  # all of them, but not yet the end of the request
+        early = worker.call("GET", url, Body(), **TUS)
+        await early.run()
+        assert (early.status, call.sent) == (423, [])
+        body.put_nowait(EMPTY_BODY)
+        await last
+        assert (call.status, await worker.offset(url)) == (204, 5)
 
 
 def test_bytes_count_only_when_they_match_their_checksum(client: TestClient) -> None:
