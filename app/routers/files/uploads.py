@@ -83,9 +83,14 @@ from app.storage.names import display_name
 CHUNK_SIZE = 256 * 1024
 
 FILE_SCHEMA = {"type": "string", "contentMediaType": "application/octet-stream"}
-FORM_SCHEMA = {"type": "object", "required": ["file"], "properties": {"file": FILE_SCHEMA}}
+FORM_SCHEMA = {
+    "type": "object",
+    "required": ["file"],
+    "properties": {"file": FILE_SCHEMA},
+    "additionalProperties": False,
+}
 FORM: dict[str, Any] = {"required": True, "content": {"multipart/form-data": {"schema": FORM_SCHEMA}}}
-"""What FastAPI writes for an `UploadFile`. It cannot know what an endpoint reads by itself."""
+"""What FastAPI writes for an `UploadFile`, and that there is no other field."""
 
 router = APIRouter(tags=["files"])
 

@@ -468,7 +468,12 @@ def test_the_document_offers_a_file_to_choose(app: FastAPI) -> None:
     )
     of_fastapi = document["components"]["schemas"][spooled["$ref"].rpartition("/")[2]]
     file_of_fastapi = {name: of for name, of in of_fastapi["properties"]["file"].items() if name != "title"}
-    assert streamed == {"type": "object", "required": ["file"], "properties": {"file": file_of_fastapi}}
+    assert streamed == {
+        "type": "object",
+        "required": ["file"],
+        "properties": {"file": file_of_fastapi},
+        "additionalProperties": False,
+    }
     assert document["paths"]["/upload/"]["post"]["requestBody"]["required"]
     for path in BOTH_WAYS:
         assert "-F file=@" in curl_command("POST", path, document, "http://host")
