@@ -244,6 +244,9 @@ def files(tour: Tour) -> None:
     tour.call("GET", location, 304, headers={"If-None-Match": whole.headers["etag"]})
     tour.call("POST", "/upload", 415, files={"file": ("x.png", b"<script>alert(1)</script>")})
     tour.call("POST", "/upload", 413, files={"file": ("big.txt", b"x" * 11_000_000)})
+    tour.call("POST", "/upload", 422, files={"file": ("fish.txt", text)}, data={"note": "unasked"})
+    tour.call("POST", "/upload", 401, content=text, headers={"Authorization": "Bearer of nothing"})
+    tour.call("POST", "/upload/spooled", 201, files={"file": ("fish.txt", text)})
     tour.call("POST", "/files/direct", 409, json={"filename": "fish.txt", "size": len(text)})
     told = {"Tus-Resumable": "1.0.0", "Upload-Length": "8", "Upload-Metadata": "filename ZmlzaC50eHQ="}
     resumable = tour.call("POST", "/files/uploads", 201, headers=told).headers["location"]
