@@ -230,6 +230,12 @@ class S3Settings(BaseModel):
     secret_access_key: Annotated[SecretStr, _setting("and its secret")] = SecretStr("")
     timeout: Annotated[PositiveFloat, _setting("time for S3 to answer one request; then it is 503")] = 10.0
 
+    @model_validator(mode="after")
+    def _key_has_its_secret(self) -> Self:
+        if bool(self.access_key_id) != bool(self.secret_access_key):
+            raise ValueError("access_key_id and secret_access_key come together")
+        return self
+
 
 class RoomSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")

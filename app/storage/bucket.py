@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 PART_SIZE = 5 * 1024 * 1024
 """The least that S3 takes for a part of a multipart upload."""
 PARTS_AT_ONCE = 2
+PAGE_SIZE = 1_000
 RETRIES = 2
 NO_BUCKET, BEHIND_THE_END = "NoSuchBucket", "InvalidRange"
 """Codes of S3 that obstore tells in the text of its errors only."""
@@ -36,7 +37,7 @@ class Unwanted(Exception):
 
 
 class Bucket:
-    """All methods raise `ServiceUnavailable`; where something must be there, `NotFound`."""
+    """All methods raise `ServiceUnavailable`; those that need an object there, `NotFound`."""
 
     def __init__(self, store: S3Store) -> None:
         self._store = store
@@ -89,7 +90,7 @@ class Bucket:
                 raise error
 
     async def get(self, path: str, start: int = 0, stop: int | None = None) -> AsyncGenerator[bytes]:
-        with _answering():
+        with _answering(may_be_missing=True):
             try:
                 found = await obstore.get_async(
                     self._store, path, options={"range": (start, stop)} if stop is not None else None
@@ -102,16 +103,18 @@ class Bucket:
                 yield piece
 
     async def size(self, path: str) -> int:
-        with _answering():
+        with _answering(may_be_missing=True):
             return (await obstore.head_async(self._store, path))["size"]
 
-    async def listed(self, folder: str) -> "Sequence[ObjectMeta]":
+    async def pages(self, folder: str) -> "AsyncGenerator[Sequence[ObjectMeta]]":
+        """Of all that is below it, each of as many objects as S3 tells, or deletes, at once."""
         with _answering():
-            return await obstore.list(self._store, folder).collect_async()
+            async for page in obstore.list(self._store, folder, chunk_size=PAGE_SIZE):
+                yield page
 
     async def copy(self, path: str, to: str) -> None:
         """`Locked` where there is something already."""
-        with _answering():
+        with _answering(may_be_missing=True):
             await obstore.copy_async(self._store, path, to, overwrite=False)
 
     async def delete(self, paths: Sequence[str]) -> None:
@@ -151,13 +154,13 @@ def open_bucket(url: str, settings: S3Settings) -> Bucket:
 
 
 @contextmanager
-def _answering() -> Iterator[None]:
+def _answering(may_be_missing: bool = False) -> Iterator[None]:
     try:
         yield
     except AlreadyExistsError:
         raise Locked from None
     except (BaseError, FileNotFoundError) as error:
-        if isinstance(error, FileNotFoundError) and NO_BUCKET not in str(error):
+        if may_be_missing and isinstance(error, FileNotFoundError) and NO_BUCKET not in str(error):
             raise NotFound from None
         # Its text is for us: it has addresses.
         logger.warning("S3 does not answer: %s", str(error).partition("\n")[0])

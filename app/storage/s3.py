@@ -128,16 +128,16 @@ class S3Storage:
     async def sweep(self) -> None:
         # Nobody confirms what is that old: twice the lifetime of its URL is the time for it.
         before = datetime.now(UTC) - 2 * self._direct_lifetime
-        found = await self._bucket.listed("direct")
-        await self._bucket.delete([each["path"] for each in found if each["last_modified"] < before])
+        async for page in self._bucket.pages("direct"):
+            await self._bucket.delete([each["path"] for each in page if each["last_modified"] < before])
 
     async def check(self) -> None:
         await self._bucket.put("check", b"ready")
 
     async def _listed(self, file_id: str) -> dict[str, int]:
         """Path and length of each part, in their order."""
-        found = await self._bucket.listed(_parts(file_id))
-        return dict(sorted((each["path"], each["size"]) for each in found))
+        pages = self._bucket.pages(_parts(file_id))
+        return dict(sorted([(each["path"], each["size"]) async for page in pages for each in page]))
 
     async def _read_all(self, paths: Iterable[str]) -> AsyncIterator[bytes]:
         for path in paths:

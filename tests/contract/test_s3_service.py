@@ -3,6 +3,7 @@
 import asyncio
 import re
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from time import monotonic
@@ -56,6 +57,9 @@ def test_the_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("APP_STORAGE_URL", "s3://my-bucket/a/b")
     monkeypatch.setenv("APP_S3__ENDPOINT", "http://127.0.0.1:9000")
     monkeypatch.setenv("APP_S3__SECRET_ACCESS_KEY", "hunter2")
+    with pytest.raises(ValidationError, match="access_key_id and secret_access_key come together"):
+        Settings()
+    monkeypatch.setenv("APP_S3__ACCESS_KEY_ID", "somebody")
     settings = Settings()
     assert settings.s3.endpoint == "http://127.0.0.1:9000"
     assert "hunter2" not in repr(settings)
@@ -167,6 +171,19 @@ async def test_an_s3_that_hangs_is_503_in_time() -> None:
         for call in (storage.check(), storage.save(ID, chunks(b"x"), Seen()), content_of(storage)):
             with pytest.raises(ServiceUnavailable):
                 await call
+
+
+@pytest.mark.anyio
+async def test_a_slow_reader_is_no_slow_s3(bucket: Bucket) -> None:
+    size = 20 * 2**20
+    bucket.put(ID, b"x" * size)
+    impatient = bucket.settings.model_copy(update={"timeout": 0.3})
+    storage = S3Storage(open_bucket(bucket.url, impatient), direct_seconds=60)
+    async with aclosing(storage.read(ID, 0, size)) as pieces:
+        read = len(await anext(pieces))
+        await asyncio.sleep(0.6)
+        read += sum([len(piece) async for piece in pieces])
+    assert read == size
 
 
 @pytest.mark.anyio
