@@ -35,6 +35,9 @@ async def test_others_can_read_it(large: int, tmp_path: Path, monkeypatch: pytes
         assert read.testzip() is None
         assert read.read("Zürich 日本 🐟.txt") == b"onetwo"
         assert [info.file_size for info in read.infolist()] == [6, 0, 700_000]
+        assert {info.extract_version for info in read.infolist()} == {
+            zipfile.ZIP64_VERSION if large == 0 else 20
+        }
     if unzip := shutil.which("unzip"):
         (tmp_path / "a.zip").write_bytes(content)
         process = await asyncio.create_subprocess_exec(unzip, "-tqq", tmp_path / "a.zip")
