@@ -153,8 +153,10 @@ class Files:
             except Exception:
                 logger.exception("An upload that failed is not undone yet.")
 
-    async def find(self, file_id: str, owner: str | None, state: str = READY) -> StoredFile:
-        query = select(StoredFile).where(StoredFile.id == file_id, _owned_by(owner), _in_force(state))
+    async def find(self, file_id: str, owner: str | None, *states: str) -> StoredFile:
+        """In one of these states; without any, a file that is ready."""
+        in_force = _in_force(*(states or (READY,)))
+        query = select(StoredFile).where(StoredFile.id == file_id, _owned_by(owner), in_force)
         async with self._sessions() as session:
             file = (await session.scalars(query)).one_or_none()
         if file is None:
@@ -238,8 +240,8 @@ def _owned_by(owner: str | None) -> ColumnElement[bool]:
     return StoredFile.owner_id.is_(None) if owner is None else StoredFile.owner_id == owner
 
 
-def _in_force(state: str) -> ColumnElement[bool]:
-    return (StoredFile.state == state) & (
+def _in_force(*states: str) -> ColumnElement[bool]:
+    return StoredFile.state.in_(states) & (
         StoredFile.expires_at.is_(None) | (StoredFile.expires_at > datetime.now(UTC))
     )
 

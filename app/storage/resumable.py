@@ -25,7 +25,7 @@ from app.errors import (
 )
 from app.settings import Settings
 from app.storage.content import ContentCheck
-from app.storage.files import LATE_SECONDS, RESUMABLE, Files
+from app.storage.files import LATE_SECONDS, READY, RESUMABLE, Files
 from app.storage.inspection import Inspection
 from app.storage.pieces import PIECE_SIZE, pieces_of
 from app.tus import Checksum, ChecksumMismatch, RequestTimeout
@@ -64,7 +64,7 @@ class ResumableUploads:
     async def find(self, upload_id: str, owner: str | None) -> tuple[StoredFile, int]:
         """The upload, complete or not, and its offset. One whose last request died after its last byte is
         completed now. `Locked` while another request does that, for nobody knows yet how it ends."""
-        file = await self._find(upload_id, owner)
+        file = await self._files.find(upload_id, owner, RESUMABLE, READY)
         if file.state != RESUMABLE:
             return file, file.size
         offset = await self._files.storage.offset(file.id)
@@ -102,13 +102,6 @@ class ResumableUploads:
 
     async def end(self, upload_id: str, owner: str | None) -> None:
         await self._files.delete(upload_id, owner, RESUMABLE)
-
-    async def _find(self, upload_id: str, owner: str | None) -> StoredFile:
-        # In the order in which the states follow: one that becomes a file in between is found, too.
-        try:
-            return await self._files.find(upload_id, owner, RESUMABLE)
-        except NotFound:
-            return await self._files.find(upload_id, owner)
 
     async def _append(
         self, file: StoredFile, offset: int, chunks: AsyncIterator[bytes], checksum: Checksum | None

@@ -161,9 +161,9 @@ def test_pauses_are_drawn_from_a_span_that_doubles_and_come_after_what_the_servi
     client.outcome()
     assert [pause for state, pause, _ in client("states") if state == "waiting"] == [1, 2, 4]
     client.service.refusals = [("POST", 503)]
-    client.service.headers = {"Retry-After": "7"}
+    client.service.headers = {"Retry-After": "60"}
     client.begin("file('other.txt')")
-    assert client.until("waiting") == ["waiting", 7_001, "It is refused."]
+    assert client.until("waiting") == ["waiting", 60_001, "It is refused."]
     client("dispatchEvent(new Event('online'))")
     assert client.outcome() == {"size": SIZE}
 
