@@ -241,6 +241,9 @@ def files(tour: Tour) -> None:
     tour.check(whole.content == text, "the bytes")
     part = tour.call("GET", location, 206, headers={"Range": "bytes=0-2"})
     tour.check(part.content == b"one", "three bytes")
+    tour.call("GET", location, 206, headers={"Range": "bytes=0-0,-1"})
+    tour.call("GET", location, 416, headers={"Range": "bytes=99999-"})
+    tour.call("GET", location, 412, headers={"If-Match": '"another"'})
     tour.call("GET", location, 304, headers={"If-None-Match": whole.headers["etag"]})
     tour.call("POST", "/upload", 415, files={"file": ("x.png", b"<script>alert(1)</script>")})
     tour.call("POST", "/upload", 413, files={"file": ("big.txt", b"x" * 11_000_000)})
@@ -258,9 +261,15 @@ def files(tour: Tour) -> None:
     tour.call("HEAD", resumable, headers=octets)
     tour.call("HEAD", resumable, 412)
     tour.check(tour.call("GET", resumable.replace("/uploads", "")).text == "red fish", "both parts")
+    tour.check("event: complete" in tour.call("GET", f"{resumable}/events").text, "that it is complete")
+    tour.call("GET", f"{resumable}/events", 204, headers={"Last-Event-ID": "complete"})
+    tour.call("GET", f"/files/uploads/{'0' * 32}/events", 404)
+    tour.call("GET", "/files/uploads")
     download = tour.call("GET", "/download")
     tour.check("downloaded.zip" in download.headers["content-disposition"], "the name")
     tour.check(zipfile.ZipFile(io.BytesIO(download.content)).testzip() is None, "a zip that is whole")
+    chosen = tour.call("GET", f"/download?file_id={stored['id']}")
+    tour.check(zipfile.ZipFile(io.BytesIO(chosen.content)).namelist() == ["fish.txt"], "a zip of a file")
 
     task = tour.call("POST", "/tasks", 202, json={"file_id": stored["id"]}).headers["location"]
     events = tour.call("GET", f"{task}/events").text
