@@ -65,6 +65,7 @@ bench: $(INSTALLED) ## what things cost, as ratios of one run (needs wrk)
 	$(BIN)/python -m benchmarks.middleware
 	$(BIN)/python -m benchmarks.telemetry
 	$(BIN)/python -m benchmarks.realtime
+	$(BIN)/python -m benchmarks.files
 
 .PHONY: clean
 clean: ## remove the virtual environment, caches, data and received files
