@@ -15,6 +15,7 @@ from datetime import UTC, datetime, timedelta
 from anyio import move_on_after
 from sqlalchemy import ColumnElement, delete, func, select, tuple_, update
 from sqlalchemy.exc import IntegrityError
+from sqlalchemy.sql.dml import ReturningDelete, ReturningUpdate
 
 from app.database.models import StoredFile
 from app.database.room import ensure_room
@@ -25,6 +26,7 @@ from app.settings import MULTIPART_OVERHEAD, Settings
 from app.storage.content import ContentCheck
 from app.storage.inspection import Inspection
 from app.storage.storage import Storage
+from app.storage.threads import ended
 
 READY = "ready"
 RECEIVING = "receiving"
@@ -96,18 +98,22 @@ class Files:
             filename=filename,
             expires_at=datetime.now(UTC) + timedelta(seconds=seconds),
         )
-        async with self._sessions.begin() as session:
-            await ensure_room(session, StoredFile, limits.max_files)
-            query = select(func.count(), func.coalesce(func.sum(StoredFile.size), 0))
-            count, used = (await session.execute(query.where(_owned_by(owner)))).one()
-            if count >= limits.max_files_per_user or used + max(least, 0) > quota:
-                raise InsufficientStorage(QUOTA)
-            file.size = min(most, quota - used)
-            session.add(file)
-            try:
-                await session.flush()
-            except IntegrityError:
-                raise InvalidToken from None
+
+        async def transaction() -> None:
+            async with self._sessions.begin() as session:
+                await ensure_room(session, StoredFile, limits.max_files)
+                query = select(func.count(), func.coalesce(func.sum(StoredFile.size), 0))
+                count, used = (await session.execute(query.where(_owned_by(owner)))).one()
+                if count >= limits.max_files_per_user or used + max(least, 0) > quota:
+                    raise InsufficientStorage(QUOTA)
+                file.size = min(most, quota - used)
+                session.add(file)
+                try:
+                    await session.flush()
+                except IntegrityError:
+                    raise InvalidToken from None
+
+        await ended(asyncio.ensure_future(transaction()))
         return file
 
     async def settle(self, file: StoredFile, inspection: Inspection) -> StoredFile:
@@ -127,12 +133,10 @@ class Files:
             )
             .returning(StoredFile)
         )
-        async with self._sessions.begin() as session:
-            settled = (await session.scalars(change)).one_or_none()
-        if settled is None:
-            await self._discard_deleted(file.id)
-            raise NotFound
-        return settled
+        for settled in await self._change(change):
+            return settled
+        await self._discard_deleted(file.id)
+        raise NotFound
 
     async def append(self, file_id: str, offset: int, chunks: AsyncIterable[bytes]) -> int:
         """As the storage does; but nothing comes to stay of a file that is deleted meanwhile."""
@@ -181,11 +185,9 @@ class Files:
         which = StoredFile.id == file_id, _owned_by(owner), _in_force(RESUMABLE)
         expires_at = datetime.now(UTC) + timedelta(seconds=seconds)
         change = update(StoredFile).where(*which).values(expires_at=expires_at).returning(StoredFile)
-        async with self._sessions.begin() as session:
-            file = (await session.scalars(change)).one_or_none()
-        if file is None:
-            raise NotFound
-        return file
+        for file in await self._change(change):
+            return file
+        raise NotFound
 
     async def sweep(self) -> None:
         """Deletes what has expired."""
@@ -197,8 +199,8 @@ class Files:
         """What processes have left that are dead is for the next sweep."""
         if before := self.storage.left_before:
             left = StoredFile.state.in_((RECEIVING, DELETED)), StoredFile.created_at < before
-            async with self._sessions.begin() as session:
-                await session.execute(update(StoredFile).where(*left).values(expires_at=datetime.now(UTC)))
+            change = update(StoredFile).where(*left).values(expires_at=datetime.now(UTC))
+            await self._change(change.returning(StoredFile))
 
     async def _delete(self, *which: ColumnElement[bool]) -> int:
         """Up to so many files. For everybody they are gone at once; the row goes when the bytes are.
@@ -211,22 +213,32 @@ class Files:
             update(StoredFile)
             .where(StoredFile.id.in_(chosen), *which)
             .values(state=DELETED, expires_at=datetime.now(UTC) + timedelta(seconds=DELETE_SECONDS))
-            .returning(StoredFile.id)
+            .returning(StoredFile)
         )
-        async with self._sessions.begin() as session:
-            ids = (await session.scalars(mark)).all()
+        files = await self._change(mark)
         deleted, errors = [], []
-        for file_id in ids:
+        for file in files:
             try:
-                await self.storage.delete(file_id)
-                deleted.append(file_id)
+                await self.storage.delete(file.id)
+                deleted.append(file.id)
             except Exception as error:
                 errors.append(error)
         if errors:
             logger.error("%d files are not deleted yet.", len(errors), exc_info=errors[0])
-        async with self._sessions.begin() as session:
-            await session.execute(delete(StoredFile).where(StoredFile.id.in_(deleted)))
-        return len(ids)
+        await self._change(delete(StoredFile).where(StoredFile.id.in_(deleted)).returning(StoredFile))
+        return len(files)
+
+    async def _change(
+        self, change: ReturningUpdate[StoredFile] | ReturningDelete[StoredFile]
+    ) -> Sequence[StoredFile]:
+        """A transaction to its end, in a cancelled task, too: one that is cancelled may keep SQLite locked
+        until the garbage collector finds its cursor."""
+
+        async def transaction() -> Sequence[StoredFile]:
+            async with self._sessions.begin() as session:
+                return (await session.scalars(change)).all()
+
+        return await ended(asyncio.ensure_future(transaction()))
 
     async def _discard_deleted(self, file_id: str) -> None:
         """Bytes that came after those of the file had been deleted."""

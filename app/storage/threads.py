@@ -1,4 +1,4 @@
-"""Threads that are waited for, whatever becomes of the task that needs them.
+"""Threads, and transactions, that are waited for, whatever becomes of the task that needs them.
 
 `anyio.to_thread.run_sync` ends at once in a task that asyncio cancels, as the server does when its time to
 stop is over; the scopes of anyio do not shield from that. The thread goes on, and what the task closes then
@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, asynccontextmanager, suppress
-from typing import Generic, ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar
 
 from anyio import CancelScope
 
@@ -17,24 +17,19 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-class Running(Generic[T]):
-    """Something that a thread does."""
-
-    def __init__(self, future: asyncio.Future[T]) -> None:
-        self._future = future
-
-    async def ended(self) -> T:
-        """What it returned, or raises what it raised. Never before it has ended."""
-        try:
-            await asyncio.wait([self._future])
-        except asyncio.CancelledError:
-            with CancelScope(shield=True):
-                while not self._future.done():
-                    with suppress(asyncio.CancelledError):
-                        await asyncio.wait([self._future])
-            self._future.exception()  # has been looked at
-            raise
-        return self._future.result()
+async def ended(future: asyncio.Future[T]) -> T:
+    """What it returned, or raises what it raised; in a cancelled task, too, never before it has ended."""
+    try:
+        await asyncio.wait([future])
+    except asyncio.CancelledError:
+        with CancelScope(shield=True):
+            while not future.done():
+                with suppress(asyncio.CancelledError):
+                    await asyncio.wait([future])
+        if not future.cancelled():
+            future.exception()  # has been looked at
+        raise
+    return future.result()
 
 
 class Threads:
@@ -43,16 +38,13 @@ class Threads:
     def __init__(self, count: int) -> None:
         self._pool = ThreadPoolExecutor(count)
 
-    def start(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Running[T]:
-        assert not kwargs
-        return Running(asyncio.get_running_loop().run_in_executor(self._pool, function, *args))
-
     def end(self) -> None:
         """When what they do is done. Nobody waits for them, for one may hang."""
         self._pool.shutdown(wait=False)
 
     async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        return await self.start(function, *args, **kwargs).ended()
+        assert not kwargs
+        return await ended(asyncio.get_running_loop().run_in_executor(self._pool, function, *args))
 
     @asynccontextmanager
     async def entered(self, context: AbstractContextManager[T]) -> AsyncIterator[T]:

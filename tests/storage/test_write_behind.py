@@ -5,7 +5,7 @@ from typing import ParamSpec, TypeVar
 
 import pytest
 
-from app.storage.threads import Running, Threads
+from app.storage.threads import Threads
 from app.storage.write_behind import TURN, write_behind
 
 P = ParamSpec("P")
@@ -18,9 +18,9 @@ pytestmark = pytest.mark.anyio
 class CountingThreads(Threads):
     started = 0
 
-    def start(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Running[T]:
+    async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         self.started += 1
-        return super().start(function, *args, **kwargs)
+        return await super().run(function, *args, **kwargs)
 
 
 class Arrivals:
