@@ -155,9 +155,11 @@ async def test_a_broken_form_is_400(form: bytes) -> None:
         *('multipart/form-data; boundary="a\r"', "multipart/form-data; boundary*=UTF-8''b"),
     ],
 )
-async def test_no_boundary_is_400(content_type: str) -> None:
+async def test_no_boundary_is_400_before_anything_is_read(content_type: str) -> None:
+    body = stream([WHOLE])
     with pytest.raises(AppError) as raised:
-        await read([WHOLE], content_type)
+        await open_form_file(content_type, body)
+    assert await anext(body) == WHOLE
     assert raised.value.status == 400
 
 
@@ -193,6 +195,7 @@ async def test_a_file_in_an_encoding_is_415() -> None:
 async def test_nothing_is_asked_for_after_the_byte_that_breaks_a_rule() -> None:
     for form, last in (
         (b"\r", b"\r"),
+        (START + b"\r\n", b"\n"),
         (PART + b"x" + END[:-4] + b"\r", b"\r"),
         (WHOLE + b"x", b"x"),
         (START + b"X" * MAX_HEAD, b"X"),
@@ -210,6 +213,12 @@ async def test_nothing_is_asked_for_after_the_byte_that_breaks_a_rule() -> None:
             async for _ in file.chunks:
                 pass
         assert asked[-1] == last
+
+
+async def test_a_chunk_without_a_beginning_of_the_boundary_is_not_copied() -> None:
+    for chunk in (b"x" * 1_000, b"x" * 1_000 + b"\rx"):
+        file = await open_form_file(TYPE, stream([PART, chunk, END]))
+        assert await anext(file.chunks) is chunk
 
 
 async def longest_step(chunk: bytes, count: int) -> float:

@@ -208,8 +208,7 @@ async def test_a_name_that_is_not_accepted_is_refused_before_the_file_arrives(
     assert nothing_is_left(settings)
 
 
-def test_a_file_without_room_in_the_quota_is_507(client: TestClient, settings: Settings) -> None:
-    left = 1_000_000
+def fill_quota(settings: Settings, left: int) -> None:
     change(
         settings,
         "INSERT INTO files (id, state, filename, content_type, size, sha256, created_at)"
@@ -217,12 +216,13 @@ def test_a_file_without_room_in_the_quota_is_507(client: TestClient, settings: S
         "0" * 32,
         settings.files.anonymous_quota - left,
     )
+
+
+def test_a_file_without_room_in_the_quota_is_507(client: TestClient, settings: Settings) -> None:
+    left = 1_000_000
+    fill_quota(settings, left)
     headers = {"Content-Type": "multipart/form-data; boundary=b"}
-    for content in (
-        PART + b"a" * (left + 2**17) + END,  # of which the length says it
-        PART + b"a" * (left + 1) + END,  # of which it shows
-        iter([PART, b"a" * left, b"a", END]),  # of which there is no length
-    ):
+    for content in (PART + b"a" * (left + 1) + END, iter([PART, b"a" * left, b"a", END])):
         assert client.post("/upload/", content=content, headers=headers).status_code == 507
     assert rows(settings) == {"0" * 32} and not stored(settings)
     mine = log_in(client, "ada")
@@ -230,6 +230,20 @@ def test_a_file_without_room_in_the_quota_is_507(client: TestClient, settings: S
     content = PART + b"a" * left + END
     assert client.post("/upload/", content=content, headers=headers).status_code == 201
     assert client.post("/upload/", files={"file": ("a.txt", b"a")}).status_code == 507
+
+
+@pytest.mark.anyio
+async def test_a_length_without_room_in_the_quota_is_507_before_the_file_arrives(
+    app: FastAPI, settings: Settings
+) -> None:
+    async with state_of(app, settings) as state:
+        fill_quota(settings, 1_000_000)
+        call = upload(app, state, PART, **{"content-length": "2000000"})
+        request = asyncio.create_task(call.run())
+        await call.until_sent(1)
+        assert call.status == 507
+        call.leave()
+        await request
 
 
 NAMES = {
@@ -251,6 +265,7 @@ def test_the_name_is_cleaned_for_display_and_never_becomes_a_path(
 ) -> None:
     before = {path for path in tmp_path.rglob("*") if path.parent != settings.uploads_dir}
     answers = [client.post(path, files={"file": (name, TEXT)}) for name in NAMES for path in BOTH_WAYS]
+    assert [answer.json()["filename"] for answer in answers[:2]] == ["main.txt"] * 2
     assert {path.name for path in stored(settings)} == {answer.json()["id"] for answer in answers}
     assert {path for path in tmp_path.rglob("*") if path.parent != settings.uploads_dir} == before
     # The client of this test escapes what the wire may not carry; so the cleaning is asked directly.
