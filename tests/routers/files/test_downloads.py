@@ -4,16 +4,17 @@ import os
 import threading
 import tracemalloc
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from io import BytesIO
 from pathlib import Path
 
 import pytest
 from fastapi import FastAPI
 from fastapi.middleware.gzip import GZipMiddleware
-from fastapi.responses import FileResponse
+from fastapi.responses import FileResponse, StreamingResponse
 from fastapi.testclient import TestClient
 
+from app.errors import NotFound, add_exception_handlers
 from app.lifespan import open_state
 from app.main import create_app
 from app.routers.files import downloads, uploads
@@ -22,6 +23,7 @@ from app.storage.archive import zip_of
 from app.storage.disk import open_disk
 from app.storage.file_response import StoredFileResponse, attachment
 from app.storage.pieces import PIECE_SIZE
+from app.storage.prompt_stream import PromptStream
 from app.telemetry import Telemetry
 from tests.asgi import LIMIT, Call, http_scope
 from tests.live.one_connection import connected
@@ -378,3 +380,28 @@ def test_trap_a_resumed_download_glues_the_compressed_to_the_plain(tutorial: Tes
     assert rest.status_code == 206
     assert begun + rest.content != TEXT
     assert begun.startswith(b"\x1f\x8b")  # gzip, followed by plain text
+
+
+def test_trap_a_stream_whose_file_is_lost_begins_with_200() -> None:
+    app = FastAPI()
+    add_exception_handlers(app)
+
+    async def lost() -> AsyncGenerator[bytes]:
+        raise NotFound
+        yield b""
+
+    app.add_api_route("/stream", lambda: StreamingResponse(lost()))
+    app.add_api_route("/prompt", lambda: PromptStream(lost(), headers={}))
+    with TestClient(app, raise_server_exceptions=False) as client:
+        assert client.get("/stream").status_code == 200
+        assert client.get("/prompt").status_code == 404
+
+
+def test_trap_a_zip_in_memory_is_as_large_as_its_files() -> None:
+    tracemalloc.start()
+    with BytesIO() as file, zipfile.ZipFile(file, "w") as archive:
+        for number in range(40):
+            archive.writestr(f"{number}.bin", bytes(PIECE_SIZE))
+        _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most > 40 * PIECE_SIZE
