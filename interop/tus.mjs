@@ -7,7 +7,7 @@ const [task, endpoint, path] = process.argv.slice(2);
 const options = {
   endpoint,
   metadata: { filename: "long.txt", filetype: "text/plain" },
-  retryDelays: [0, 50, 100, 200, 500, 1_000, 2_000],
+  retryDelays: [0, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000],
   urlStorage: new FileUrlStorage(`${path}.urls`),
 };
 

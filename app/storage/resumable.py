@@ -52,7 +52,6 @@ class ResumableUploads:
         its id. Raises `ContentTooLarge`, `UnsupportedMediaType` by the extension, `InsufficientStorage`."""
         if length > self._settings.files.max_resumable_size:
             raise ContentTooLarge
-        self._content_check(filename)
         seconds = self._settings.files.resumable_seconds
         file = await self._files.begin(RESUMABLE, owner, filename, length, length, seconds)
         try:

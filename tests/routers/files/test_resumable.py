@@ -332,6 +332,7 @@ def test_an_upload_of_an_account_is_404_for_everybody_else(client: TestClient) -
         assert patch(client, url, 0, b"of Bob", **stranger).status_code == 404
         assert client.delete(url, headers={**TUS, **stranger}).status_code == 404
     assert patch(client, url, 0, b"text", **ada).status_code == 204
+    assert offset_of(client, url, **ada) == 4
     answer = patch(client, url, 4, b"text", **ada)
     assert answer.status_code == 204 and "upload-expires" not in answer.headers
     assert (file_of(client, url).status_code, file_of(client, url, **ada).status_code) == (404, 200)
