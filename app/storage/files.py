@@ -153,7 +153,8 @@ class Files:
         """
         with move_on_after(UNDO_SECONDS, shield=True):
             try:
-                await self._delete(StoredFile.id == file_id, StoredFile.state != READY)
+                if not await self._delete(StoredFile.id == file_id, StoredFile.state != READY):
+                    await self._discard_deleted(file_id)
             except Exception:
                 logger.exception("An upload that failed is not undone yet.")
 
