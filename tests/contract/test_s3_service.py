@@ -132,8 +132,9 @@ async def test_an_s3_that_dies_is_503_in_time_and_the_log_says_why(caplog: pytes
                 yield chunk
 
         started = monotonic()
-        with pytest.raises(ServiceUnavailable):
-            await storage.save("f" * 32, dying(), Seen())
+        async with asyncio.timeout(10):
+            with pytest.raises(ServiceUnavailable):
+                await storage.save("f" * 32, dying(), Seen())
         answers = await asyncio.gather(
             storage.check(),
             storage.append(ID, 0, chunks(b"x")),
