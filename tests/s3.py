@@ -55,7 +55,7 @@ class Bucket:
 
     def __init__(self, endpoint: str, client: httpx2.Client) -> None:
         self._endpoint = endpoint
-        self._client = client
+        self.client = client
         self._name = f"bucket-{uuid.uuid4()}"
         self.url = f"s3://{self._name}/folder"
         self.settings = S3Settings(
@@ -99,7 +99,7 @@ class Bucket:
         # moto looks whether somebody has signed, and not how.
         headers = {"Authorization": "AWS4-HMAC-SHA256 Credential=somebody/20260101/us-east-1/s3/aws4_request"}
         url = f"{self._endpoint}/{self._name}{rest}"
-        answer = self._client.request(method, url, content=body, headers=headers)
+        answer = self.client.request(method, url, content=body, headers=headers)
         assert answer.is_success, answer.text
         return answer
 

@@ -1,3 +1,4 @@
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from typing import Any
@@ -6,7 +7,7 @@ import httpx2
 import pytest
 from anyio import to_thread
 from fastapi.testclient import TestClient
-from sqlalchemy import func, select, update
+from sqlalchemy import delete, func, select, update
 
 from app.database.models import StoredFile
 from app.main import create_app
@@ -27,11 +28,23 @@ def bucket(s3: S3Server) -> Bucket:
     return s3.bucket()
 
 
+@pytest.fixture(scope="module")
+def service(
+    usual_settings: Settings, tmp_path_factory: pytest.TempPathFactory, bucket: Bucket
+) -> Iterator[TestClient]:
+    folder = tmp_path_factory.mktemp("direct")
+    settings = bucket.applied(usual_settings).model_copy(update={"data_dir": folder})
+    with TestClient(create_app(settings)) as client:
+        yield client
+
+
 @pytest.fixture
-def settings(settings: Settings, bucket: Bucket) -> Settings:
+def client(service: TestClient, bucket: Bucket) -> TestClient:
+    """With no file, as after a start of its own, which would take most of the time of these tests."""
+    scalar(service, delete(StoredFile).returning(StoredFile.id))
     for path in bucket.paths:
         bucket.delete(path)
-    return bucket.applied(settings)
+    return service
 
 
 def begin(client: TestClient, size: int, filename: str = "a.txt", **options: Any) -> dict[str, Any]:
@@ -41,9 +54,9 @@ def begin(client: TestClient, size: int, filename: str = "a.txt", **options: Any
     return begun
 
 
-def put(begun: dict[str, Any], body: bytes) -> None:
+def put(bucket: Bucket, begun: dict[str, Any], body: bytes) -> None:
     """As the client does, past the service."""
-    assert httpx2.request(begun["method"], begun["url"], content=body).status_code == 200
+    assert bucket.client.request(begun["method"], begun["url"], content=body).status_code == 200
 
 
 def confirm(client: TestClient, begun: dict[str, Any], **options: Any) -> httpx2.Response:
@@ -80,7 +93,7 @@ def test_a_file_is_put_past_the_service_and_is_readable_when_it_is_confirmed(
     body = image("PNG", 200, 100)
     begun = begin(client, len(body), "../cat.png")
     assert 500 < (datetime.fromisoformat(begun["expires_at"]) - datetime.now(UTC)).total_seconds() <= 600
-    put(begun, body)
+    put(bucket, begun, body)
     answer = confirm(client, begun)
     assert answer.status_code == 201, answer.text
     assert answer.json() == {
@@ -94,9 +107,9 @@ def test_a_file_is_put_past_the_service_and_is_readable_when_it_is_confirmed(
     assert bucket.paths == [begun["id"]]
 
 
-def test_nothing_is_read_before_it_is_confirmed(client: TestClient) -> None:
+def test_nothing_is_read_before_it_is_confirmed(client: TestClient, bucket: Bucket) -> None:
     begun = begin(client, len(TEXT))
-    put(begun, TEXT)
+    put(bucket, begun, TEXT)
     assert client.get(f"/files/{begun['id']}").status_code == 404
 
 
@@ -104,9 +117,9 @@ def test_what_is_put_again_after_that_changes_nothing_and_is_swept(
     client: TestClient, bucket: Bucket
 ) -> None:
     begun = begin(client, len(TEXT))
-    put(begun, TEXT)
+    put(bucket, begun, TEXT)
     assert confirm(client, begun).status_code == 201
-    put(begun, HTML)
+    put(bucket, begun, HTML)
     assert confirm(client, begun).json()["sha256"] == sha256(TEXT).hexdigest()
     assert client.get(f"/files/{begun['id']}").content == TEXT
     assert f"direct/{begun['id']}" in bucket.paths
@@ -119,14 +132,14 @@ def test_of_two_confirmations_at_once_neither_takes_what_was_put_in_between(
     client: TestClient, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     begun = begin(client, len(TEXT))
-    put(begun, TEXT)
+    put(bucket, begun, TEXT)
     publish = S3Storage.publish_direct
     answers: list[httpx2.Response] = []
 
     async def publish_and_let_another_in(self: S3Storage, file_id: str, inspector: Inspector) -> None:
         monkeypatch.setattr(S3Storage, "publish_direct", publish)
         await publish(self, file_id, inspector)
-        put(begun, TEXT.upper())
+        put(bucket, begun, TEXT.upper())
         answers.append(await to_thread.run_sync(confirm, client, begun))
 
     monkeypatch.setattr(S3Storage, "publish_direct", publish_and_let_another_in)
@@ -135,9 +148,9 @@ def test_of_two_confirmations_at_once_neither_takes_what_was_put_in_between(
     assert bucket.get(begun["id"]) == TEXT
 
 
-def test_a_confirmation_that_is_sent_again_has_the_same_answer(client: TestClient) -> None:
+def test_a_confirmation_that_is_sent_again_has_the_same_answer(client: TestClient, bucket: Bucket) -> None:
     begun = begin(client, len(TEXT))
-    put(begun, TEXT)
+    put(bucket, begun, TEXT)
     first, second = confirm(client, begun), confirm(client, begun)
     assert (first.status_code, first.json()) == (second.status_code, second.json())
 
@@ -156,13 +169,13 @@ def test_a_file_of_another_kind_or_length_is_refused_and_nothing_is_left(
     client: TestClient, bucket: Bucket, filename: str, size: int, body: bytes, status: int
 ) -> None:
     begun = begin(client, size, filename)
-    put(begun, body)
+    put(bucket, begun, body)
     refused = confirm(client, begun)
     assert refused.status_code == status, refused.text
     assert refused.headers["content-type"] == "application/problem+json"
     assert (bucket.paths, rows(client)) == ([], 0)
     assert confirm(client, begun).status_code == 404
-    put(begun, body)
+    put(bucket, begun, body)
     sweep_when_all_has_expired(client, bucket)
     assert bucket.paths == []
 
@@ -171,13 +184,13 @@ def test_two_refusals_at_once_leave_nothing(
     client: TestClient, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     begun = begin(client, len(HTML), "a.png")
-    put(begun, HTML)
+    put(bucket, begun, HTML)
     publish = S3Storage.publish_direct
 
     async def let_another_in_and_publish(self: S3Storage, file_id: str, inspector: Inspector) -> None:
         monkeypatch.setattr(S3Storage, "publish_direct", publish)
         assert (await to_thread.run_sync(confirm, client, begun)).status_code == 415
-        put(begun, HTML)
+        put(bucket, begun, HTML)
         await publish(self, file_id, inspector)
 
     monkeypatch.setattr(S3Storage, "publish_direct", let_another_in_and_publish)
@@ -185,28 +198,30 @@ def test_two_refusals_at_once_leave_nothing(
     assert (bucket.paths, rows(client)) == ([], 0)
 
 
-def test_too_early_is_409_and_may_be_tried_again(client: TestClient) -> None:
+def test_too_early_is_409_and_may_be_tried_again(client: TestClient, bucket: Bucket) -> None:
     begun = begin(client, len(TEXT))
     early = confirm(client, begun)
     assert (early.status_code, early.json()["detail"]) == (409, "Nothing has arrived at the URL yet.")
-    put(begun, TEXT)
+    put(bucket, begun, TEXT)
     assert confirm(client, begun).status_code == 201
 
 
 def test_a_file_that_is_never_confirmed_goes_with_its_room(client: TestClient, bucket: Bucket) -> None:
     begun = begin(client, len(TEXT))
-    put(begun, TEXT)
+    put(bucket, begun, TEXT)
     sweep_when_all_has_expired(client, bucket)
     assert (bucket.paths, rows(client)) == ([], 0)
     assert confirm(client, begun).status_code == 404
 
 
-def test_the_quota_and_the_limits_hold_before_there_is_a_url(client: TestClient, settings: Settings) -> None:
+def test_the_quota_and_the_limits_hold_before_there_is_a_url(
+    client: TestClient, usual_settings: Settings
+) -> None:
     def status(**new: Any) -> int:
         answer = client.post("/files/direct", json={"filename": "a.txt", "size": 1, **new})
         return answer.status_code
 
-    half = settings.files.max_resumable_size
+    half = usual_settings.files.max_resumable_size
     assert [status(size=half), status(size=half), status(size=1)] == [201, 201, 507]
     assert status(size=half + 1) == 413
     assert status(filename="a.exe") == 415
@@ -217,10 +232,10 @@ def test_the_quota_and_the_limits_hold_before_there_is_a_url(client: TestClient,
     assert rows(client) == 2
 
 
-def test_the_upload_of_somebody_else_is_404(client: TestClient) -> None:
+def test_the_upload_of_somebody_else_is_404(client: TestClient, bucket: Bucket) -> None:
     alice, bob = log_in(client, "alice"), log_in(client, "bob")
     begun = begin(client, len(TEXT), headers=alice)
-    put(begun, TEXT)
+    put(bucket, begun, TEXT)
     assert confirm(client, begun, headers=bob).status_code == 404
     assert confirm(client, begun).status_code == 404
     assert confirm(client, begun, headers=alice).status_code == 201
@@ -231,7 +246,7 @@ def test_a_bucket_that_is_away_is_503_and_the_confirmation_may_be_tried_again(
     client: TestClient, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     begun = begin(client, len(TEXT))
-    put(begun, TEXT)
+    put(bucket, begun, TEXT)
     away = open_bucket(bucket.url, bucket.settings.model_copy(update={"endpoint": NOWHERE}))
     with monkeypatch.context() as patch:
         patch.setattr(client.app_state["storage"], "_bucket", away)
@@ -254,10 +269,10 @@ def test_on_a_disk_it_is_409(usual_settings: Settings) -> None:
 async def test_trap_a_url_for_the_place_of_the_file_replaces_it_after_it_was_checked(bucket: Bucket) -> None:
     store = open_bucket(bucket.url, bucket.settings)
     url = await store.sign_put("cat.png", timedelta(minutes=10))
-    assert httpx2.put(url, content=image("PNG")).status_code == 200
+    assert bucket.client.put(url, content=image("PNG")).status_code == 200
     checked = b"".join([piece async for piece in store.get("cat.png")])
     assert checked.startswith(b"\x89PNG")
-    assert httpx2.put(url, content=HTML).status_code == 200
+    assert bucket.client.put(url, content=HTML).status_code == 200
     assert bucket.get("cat.png") == HTML
 
 
@@ -265,5 +280,5 @@ def test_trap_s3_does_not_look_whether_the_body_is_what_the_client_said(
     client: TestClient, bucket: Bucket
 ) -> None:
     begun = begin(client, 10, "ten_bytes.png")
-    put(begun, HTML * 1_000)
+    put(bucket, begun, HTML * 1_000)
     assert bucket.get(f"direct/{begun['id']}") == HTML * 1_000
