@@ -7,7 +7,7 @@ the storage has, its lock is the storage's: so whoever dies, another process kno
 import asyncio
 import hashlib
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from hmac import compare_digest
 
 from anyio import TemporaryFile, to_thread
@@ -19,6 +19,7 @@ from app.errors import (
     Conflict,
     ContentTooLarge,
     InsufficientStorage,
+    Locked,
     NotFound,
     ServiceUnavailable,
     UnsupportedMediaType,
@@ -94,7 +95,14 @@ class ResumableUploads:
         except NotFound:
             await self._files.find(upload_id, owner)
             raise Conflict("The upload is complete.") from None
-        file, offset = await self._append(file, offset, chunks, checksum)
+        try:
+            file, offset = await self._append(file, offset, chunks, checksum)
+        except (Conflict, Locked):  # of another request, which may take as long
+            raise
+        except Exception:
+            with suppress(NotFound):
+                await self._files.prolong(file.id, owner, limits.resumable_seconds)
+            raise
         if file.state == RESUMABLE:
             file = await self._files.prolong(file.id, owner, limits.resumable_seconds)
         return file, offset

@@ -14,10 +14,14 @@ Then it is a file, at `/files/{the same id}`. Until then it holds its length of 
 when no bytes come for `APP_FILES__RESUMABLE_SECONDS`.
 
 The offset is the length of what the storage has, never a number beside it; so a `kill -9` between any two
-bytes cannot make the two differ. The lock is the storage's as well (on a disk `flock`, which the system ends
-with its process), so two workers cannot append at once: the second request is 423. A client whose network
-is gone leaves a connection that looks open: after `APP_FILES__SILENCE_SECONDS` without a byte its request
-ends, and the lock is free for the same client, who is back long before the system notices.
+bytes cannot make the two differ. The lock is the storage's as well, so it holds between workers: on a disk
+it is `flock`, which the system ends with its process, and the second request is 423 at once. A bucket has no
+locks: there the first that puts the next part goes on, and 423 is what the other gets when it puts its own.
+
+A client whose network is gone leaves a connection that looks open. After `APP_FILES__SILENCE_SECONDS`
+without a byte its request ends, and the lock is free for the same client, who is back long before the system
+notices. A proxy must not collect a request before it passes it on (nginx: `proxy_request_buffering off`),
+else what it has of a broken one is lost.
 
 A `PATCH` with `Upload-Checksum` counts as a whole or not at all: its bytes wait in a temporary file until the
 checksum is seen to be theirs. Of `Upload-Metadata` the `filename` is kept, cleaned, and no other key.
@@ -41,7 +45,9 @@ worker, and after every restart.
 - Whoever appends at the same time gets 423.
 - A request that breaks off keeps what arrived.
 - A client that falls silent gets 408 and its lock is free.
+- A service that stops keeps what arrived.
 - An upload whose last request died before its end is completed by HEAD.
+- Nobody is told of the last byte before it is known how that ends.
 - Bytes count only when they match their checksum.
 - Never more is kept than was announced.
 - What is not what its name says is 415 and gone.
