@@ -12,8 +12,6 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from starlette.types import Message
 
-from app.main import create_app
-from app.settings import Settings
 from tests.asgi import LIMIT, Call, http_scope
 
 TUS = {"Tus-Resumable": "1.0.0"}
@@ -109,7 +107,6 @@ class Worker:
 
 
 @asynccontextmanager
-async def working(settings: Settings) -> AsyncIterator[Worker]:
-    app = create_app(settings)
+async def working(app: FastAPI) -> AsyncIterator[Worker]:
     async with app.router.lifespan_context(app) as state:
         yield Worker(app, state)

@@ -108,8 +108,8 @@ def test_bytes_that_come_twice_are_a_409_and_are_kept_once(client: TestClient) -
 
 
 @pytest.mark.anyio
-async def test_whoever_appends_at_the_same_time_gets_423(settings: Settings) -> None:
-    async with working(settings) as one, working(settings) as other:
+async def test_whoever_appends_at_the_same_time_gets_423(app: FastAPI) -> None:
+    async with working(app) as one, working(app) as other:
         url = await one.create(10)
         body = Body()
         first = asyncio.create_task((call := one.patch(url, 0, body)).run())
@@ -127,9 +127,9 @@ async def test_whoever_appends_at_the_same_time_gets_423(settings: Settings) -> 
 
 
 @pytest.mark.anyio
-async def test_a_request_that_breaks_off_keeps_what_arrived(settings: Settings) -> None:
+async def test_a_request_that_breaks_off_keeps_what_arrived(app: FastAPI) -> None:
     sent = 0
-    async with working(settings) as worker, working(settings) as other:
+    async with working(app) as worker, working(app) as other:
         url = await worker.create(len(CONTENT))
         for size in (1, 70_000, PIECE_SIZE + 1):
             body = Body()
@@ -151,7 +151,7 @@ async def test_a_request_that_breaks_off_keeps_what_arrived(settings: Settings) 
 @pytest.mark.anyio
 async def test_a_client_that_falls_silent_gets_408_and_its_lock_is_free(settings: Settings) -> None:
     impatient = settings.model_copy(update={"files": FileSettings(silence_seconds=0.1)})
-    async with working(impatient) as worker:
+    async with working(create_app(impatient)) as worker:
         url = await worker.create(10)
         body = Body()
         silent = asyncio.create_task((call := worker.patch(url, 0, body)).run())
@@ -170,8 +170,8 @@ async def test_a_client_that_falls_silent_gets_408_and_its_lock_is_free(settings
 
 
 @pytest.mark.anyio
-async def test_a_service_that_stops_keeps_what_arrived(settings: Settings) -> None:
-    async with working(settings) as worker:
+async def test_a_service_that_stops_keeps_what_arrived(app: FastAPI) -> None:
+    async with working(app) as worker:
         url = await worker.create(10)
         body = Body()
         request = asyncio.create_task((call := worker.patch(url, 0, body)).run())
@@ -209,8 +209,8 @@ def test_an_upload_whose_last_request_died_before_its_end_is_completed_by_head(
 
 
 @pytest.mark.anyio
-async def test_nobody_is_told_of_the_last_byte_before_it_is_known_how_that_ends(settings: Settings) -> None:
-    async with working(settings) as worker:
+async def test_nobody_is_told_of_the_last_byte_before_it_is_known_how_that_ends(app: FastAPI) -> None:
+    async with working(app) as worker:
         url = await worker.create(5)
         body = Body()
         last = asyncio.create_task((call := worker.patch(url, 0, body)).run())
