@@ -18,6 +18,11 @@ SIZE = 30_000_000
 HOSTILE = "<img src=x onerror=alert(1)>.txt"
 SLOW = 20_000_000
 """Bytes a second."""
+DROPPED = """() => {
+  const dropped = new DataTransfer();
+  dropped.items.add(new File(["fish".repeat(500_000)], "long.txt"));
+  return dropped;
+}"""
 AWAY = ("net::ERR_", "Failed to load resource")
 """How a browser itself says that the service is not there, or refuses."""
 
@@ -128,10 +133,9 @@ def test_the_page_tells_a_problem_and_cancels_and_fits_a_phone_and_is_dark_in_th
     uploader.picture(tmp_path, "refused")
     assert not uploader.tab.is_wider_than_its_window()
 
-    text = tmp_path / "long.txt"
-    text.write_text("fish" * 500_000)
     uploader.throttle(1_000_000)
-    uploader.choose(text)
+    dropped = page.evaluate_handle(DROPPED)
+    page.dispatch_event(".drop", "drop", {"dataTransfer": dropped})
     uploader.until(0.1)
     expect(page.locator(".rate")).to_contain_text("/s")
     uploader.picture(tmp_path, "under-way")

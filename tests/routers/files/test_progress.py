@@ -30,6 +30,7 @@ TEXT = b"one fish two fish"
 @pytest.fixture(autouse=True)
 def often(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(page, "LOOK_SECONDS", 0.005)
+    monkeypatch.setattr(page, "LONGEST_LOOK_SECONDS", 0.005)
 
 
 @pytest.fixture
@@ -161,6 +162,26 @@ async def test_nothing_is_said_while_nothing_changes(house: House, monkeypatch: 
         await looks.until(20)
         await upload.add(0, TEXT)
         assert [await stream.next(), await stream.next()] == [at(0), at(len(TEXT))]
+
+
+async def test_looks_become_rarer_while_nothing_changes(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(page, "LOOK_SECONDS", 0.5)
+    monkeypatch.setattr(page, "LONGEST_LOOK_SECONDS", 4.0)
+    upload = await Upload(house).begin()
+    waits: list[float] = []
+
+    async def stays(_: page.Follower, seconds: float) -> bool:
+        waits.append(seconds)
+        if len(waits) == 6:
+            await upload.add(0, TEXT)
+        return len(waits) < 8
+
+    monkeypatch.setattr(page.Follower, "stays", stays)
+    async with following(house, upload) as stream:
+        assert await rest_of(stream) == [at(0), at(len(TEXT)), GOODBYE]
+    assert waits == [0.5, 1, 2, 4, 4, 4, 0.5, 1]
 
 
 class Looks:
