@@ -206,7 +206,10 @@ class FileSettings(BaseModel):
         2**30
     )
     resumable_seconds: Annotated[
-        PositiveInt, _setting("how long an upload waits for its next bytes; then it is swept")
+        PositiveInt,
+        # Older ones count as orphans at the start. See `app/storage/disk_files.py`.
+        Field(le=7 * 24 * 3_600),
+        _setting("how long an upload waits for its next bytes, a week at most; then it is swept"),
     ] = 24 * 3_600
     silence_seconds: Annotated[
         PositiveFloat,

@@ -10,8 +10,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from app.errors import Conflict, InsufficientStorage, Locked, NotFound
+from app.settings import FileSettings
 from app.storage import disk, disk_files
 from app.storage.disk import open_disk
 from app.storage.disk_files import ORPHAN_SECONDS
@@ -179,3 +181,8 @@ async def test_only_who_is_alone_knows_what_is_left_over(tmp_path: Path) -> None
         assert (storage.left_before, second.left_before) == (storage.left_before, None)
         assert storage.left_before
         assert names(tmp_path) == {younger.name, ".gitkeep", ID}
+
+
+def test_no_upload_waits_so_long_that_it_counts_as_an_orphan() -> None:
+    with pytest.raises(ValidationError):
+        FileSettings(resumable_seconds=ORPHAN_SECONDS)
