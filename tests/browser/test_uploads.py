@@ -16,7 +16,7 @@ from tests.server import Server, serve
 
 SIZE = 30_000_000
 HOSTILE = "<img src=x onerror=alert(1)>.txt"
-SLOW = 20_000_000
+SLOW = 8_000_000
 """Bytes a second."""
 DROPPED = """() => {
   const dropped = new DataTransfer();
@@ -86,7 +86,7 @@ def test_an_upload_is_paused_outlives_a_killed_service_and_a_reload_and_arrives_
         uploader.press("Pause")
         expect(uploader.state).to_contain_text("Paused at")
         paused = uploader.share()
-        assert 0.05 <= paused < 0.6
+        assert 0.05 <= paused < 1
         uploader.picture(tmp_path, "paused")
         uploader.press("Resume")
         uploader.until(paused + 0.05)
