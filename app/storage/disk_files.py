@@ -51,8 +51,8 @@ def end_of(unfinished: Path, path: Path, offset: int) -> Iterator[FileIO]:
 
 @contextmanager
 def whole(unfinished: Path, path: Path) -> Iterator[FileIO]:
-    """For one who publishes it. It has its name already where a process died right after."""
-    for place in (unfinished, path):
+    """For one who publishes it. It has its name already where a process died right after, or gets it now."""
+    for place in (path, unfinished, path):
         with suppress(FileNotFoundError), open_file(place, "rb") as file:
             lock_alone(file)
             yield file

@@ -61,6 +61,19 @@ async def test_no_file_takes_the_place_of_another(tmp_path: Path) -> None:
     assert names(tmp_path) == {ID, f".{OTHER_ID}.part"}
 
 
+async def test_a_published_file_is_not_replaced_by_what_is_begun_beside_it(tmp_path: Path) -> None:
+    async with open_disk(tmp_path) as storage:
+        await storage.append(ID, 0, chunks(BYTES))
+        await storage.publish(ID, Seen())
+        (tmp_path / UNFINISHED).touch()  # by a request that comes too late
+        assert await storage.offset(ID) == len(BYTES)
+        await storage.publish(ID, Seen())
+        assert await content_of(storage) == BYTES
+        with pytest.raises(Conflict):
+            await storage.append(ID, 0, chunks(b"late"))
+        assert names(tmp_path) == {ID}
+
+
 async def test_the_room_that_is_left_for_the_rest_of_the_service_is_asked_for_with_each_piece(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
