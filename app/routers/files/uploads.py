@@ -51,7 +51,7 @@ your program, and the second `cv.pdf` the first. `file.filename.endswith(".png")
 - A body over the limit is refused while it arrives, declared or chunked.
 - A form of anything but one file is refused.
 - A body that does not arrive in time is 408.
-- An upload that is cancelled leaves nothing.
+- An upload that is cancelled leaves a whole file or nothing.
 - A row that the database refuses leaves no file.
 - A full disk is 507 and leaves nothing.
 - Uploads leave room on the disk for the rest of the service.

@@ -366,7 +366,7 @@ async def test_a_body_that_does_not_arrive_in_time_is_408(app: FastAPI, settings
 
 @pytest.mark.parametrize("is_whole", [False, True], ids=["while-it-arrives", "when-it-is-stored"])
 @pytest.mark.anyio
-async def test_an_upload_that_is_cancelled_leaves_nothing(
+async def test_an_upload_that_is_cancelled_leaves_a_whole_file_or_nothing(
     app: FastAPI, settings: Settings, monkeypatch: pytest.MonkeyPatch, is_whole: bool
 ) -> None:
     """As uvicorn cancels it when its grace period is over."""
@@ -389,7 +389,8 @@ async def test_an_upload_that_is_cancelled_leaves_nothing(
         monkeypatch.setattr(storage, "save", save_and_cancel)
         with pytest.raises(asyncio.CancelledError):
             await request
-    assert nothing_is_left(settings)
+    assert [path.read_bytes() for path in stored(settings)] == [b"a" * 600_000] * is_whole
+    assert rows(settings) == {path.name for path in stored(settings)}
 
 
 def test_a_row_that_the_database_refuses_leaves_no_file(client: TestClient, settings: Settings) -> None:
