@@ -3,7 +3,7 @@
 import asyncio
 import re
 from collections.abc import AsyncIterator
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from time import monotonic
@@ -156,9 +156,10 @@ async def test_an_s3_that_dies_is_503_in_time_and_the_log_says_why(caplog: pytes
 
 @pytest.mark.anyio
 async def test_an_s3_that_hangs_is_503_in_time() -> None:
-    async def say_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.read()
-        writer.close()
+    connections: list[asyncio.StreamWriter] = []
+
+    def say_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connections.append(writer)
 
     server = await asyncio.start_server(say_nothing, "127.0.0.1", 0)
     settings = S3Settings(
@@ -172,6 +173,10 @@ async def test_an_s3_that_hangs_is_503_in_time() -> None:
         for call in (storage.check(), storage.save(ID, chunks(b"x"), Seen()), content_of(storage)):
             with pytest.raises(ServiceUnavailable):
                 await call
+        for connection in connections:
+            connection.close()
+            with suppress(ConnectionError):
+                await connection.wait_closed()
 
 
 @pytest.mark.anyio
