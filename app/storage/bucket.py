@@ -2,20 +2,21 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import obstore
-from anyio import BrokenResourceError, CancelScope, create_memory_object_stream
+from anyio import BrokenResourceError, create_memory_object_stream
 from obstore.exceptions import AlreadyExistsError, BaseError, GenericError
 from obstore.store import S3Store
 
 from app.errors import Locked, NotFound, ServiceUnavailable
 from app.settings import S3Settings
 from app.storage.pieces import PIECE_SIZE
+from app.storage.threads import ended
 
 if TYPE_CHECKING:
     from obstore import ObjectMeta
@@ -51,8 +52,18 @@ class Bucket:
         with _answering():
             await obstore.put_async(self._store, path, body, mode="create")
 
-    async def put_all(self, path: str, pieces: AsyncIterable[bytes]) -> None:
+    async def put_all(self, path: str, pieces: AsyncIterator[bytes]) -> None:
         """Shows the object when `pieces` has ended. What it raises goes on, and then there is no object."""
+        head = bytearray()
+        async for piece in pieces:
+            head += piece
+            if len(head) > PART_SIZE:
+                await self._put_in_parts(path, bytes(head), pieces)
+                return
+        # One request in the place of three.
+        await ended(asyncio.ensure_future(self.put(path, bytes(head))))
+
+    async def _put_in_parts(self, path: str, head: bytes, pieces: AsyncIterator[bytes]) -> None:
         sender, receiver = create_memory_object_stream[bytes](0)
         whole = False
 
@@ -75,19 +86,20 @@ class Bucket:
         )
         putting.add_done_callback(lambda _: receiver.close())
         try:
+            await sender.send(head)
             async for piece in pieces:
                 await sender.send(piece)
             whole = True
         except BrokenResourceError:
             pass  # S3 has ended it, and says why below
-        finally:
+        except BaseException:
             sender.close()
-            with CancelScope(shield=True):
-                await asyncio.wait([putting])
-            error = putting.exception()
+            with suppress(Exception):
+                await ended(putting)
+            raise
+        sender.close()
         with _answering():
-            if error:
-                raise error
+            await ended(putting)
 
     async def get(self, path: str, start: int = 0, stop: int | None = None) -> AsyncGenerator[bytes]:
         with _answering(may_be_missing=True):

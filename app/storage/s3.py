@@ -5,9 +5,10 @@
     direct/{id}                what a client has put there by a signed URL, until it is confirmed
     check                      what `/ready` writes
 
-A file appears whole, at the end of a multipart upload, and a failed one is aborted. What a killed process has
-begun stays in the bucket, where no listing shows it, and is paid for. So give the bucket a lifecycle rule
-with `AbortIncompleteMultipartUpload` after a day. S3 takes 10 000 parts of 5 MiB: a file has at most 48 GiB.
+A file appears whole: one of more than 5 MiB at the end of a multipart upload, which is aborted when it fails.
+What a killed process has begun of one stays in the bucket, where no listing shows it, and is paid for. So
+give the bucket a lifecycle rule with `AbortIncompleteMultipartUpload` after a day. S3 takes 10 000 parts,
+here of 5 MiB: a file has at most 48 GiB.
 """
 
 import re
