@@ -25,7 +25,7 @@ from app.security.oauth_errors import InvalidToken
 from app.settings import MULTIPART_OVERHEAD, Settings
 from app.storage.content import ContentCheck
 from app.storage.inspection import Inspection
-from app.storage.storage import Storage
+from app.storage.storage import Storage, file_id_of
 from app.storage.threads import ended
 
 READY = "ready"
@@ -48,7 +48,7 @@ logger = logging.getLogger(__name__)
 
 
 class Files:
-    """`owner` is the id of an account, or None: then the file is for whoever knows its id, for a while.
+    """`owner` is the id of an account, or None: a file without one is for all who know its id, for a while.
 
     The file of somebody else is `NotFound`, as one that does not exist.
     """
@@ -161,7 +161,7 @@ class Files:
     async def find(self, file_id: str, owner: str | None, *states: str) -> StoredFile:
         """In one of these states; without any, a file that is ready."""
         in_force = _in_force(*(states or (READY,)))
-        query = select(StoredFile).where(StoredFile.id == file_id, _owned_by(owner), in_force)
+        query = select(StoredFile).where(*_known_to(owner, file_id), in_force)
         async with self._sessions() as session:
             file = (await session.scalars(query)).one_or_none()
         if file is None:
@@ -178,12 +178,12 @@ class Files:
             return (await session.scalars(query.order_by(*order).limit(size))).all()
 
     async def delete(self, file_id: str, owner: str | None, state: str = READY) -> None:
-        if not await self._delete(StoredFile.id == file_id, _owned_by(owner), _in_force(state)):
+        if not await self._delete(*_known_to(owner, file_id), _in_force(state)):
             raise NotFound
 
     async def prolong(self, file_id: str, owner: str | None, seconds: float) -> StoredFile:
         """An upload that goes on, with its new moment to expire."""
-        which = StoredFile.id == file_id, _owned_by(owner), _in_force(RESUMABLE)
+        which = *_known_to(owner, file_id), _in_force(RESUMABLE)
         expires_at = datetime.now(UTC) + timedelta(seconds=seconds)
         change = update(StoredFile).where(*which).values(expires_at=expires_at).returning(StoredFile)
         for file in await self._change(change):
@@ -251,6 +251,12 @@ class Files:
 
 def _owned_by(owner: str | None) -> ColumnElement[bool]:
     return StoredFile.owner_id.is_(None) if owner is None else StoredFile.owner_id == owner
+
+
+def _known_to(owner: str | None, file_id: str) -> tuple[ColumnElement[bool], ...]:
+    """One's own file, or one that belongs to nobody."""
+    owned = StoredFile.owner_id.is_(None) | (StoredFile.owner_id == owner)
+    return StoredFile.id == file_id_of(file_id), owned
 
 
 def _in_force(*states: str) -> ColumnElement[bool]:

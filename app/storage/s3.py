@@ -11,7 +11,6 @@ give the bucket a lifecycle rule with `AbortIncompleteMultipartUpload` after a d
 here of 5 MiB: a file has at most 48 GiB.
 """
 
-import re
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable
 from datetime import UTC, datetime, timedelta
 
@@ -20,9 +19,8 @@ from anyio import CancelScope, to_thread
 from app.errors import Conflict, ContentTooLarge, Locked, NotFound
 from app.storage.bucket import PART_SIZE, Bucket
 from app.storage.pieces import pieces_of
-from app.storage.storage import Inspector
+from app.storage.storage import Inspector, file_id_of
 
-FILE_ID = re.compile(r"[0-9a-f]{32}")
 MAX_PARTS = 10_000
 """Of an unfinished file. Each request lists them all: one that comes in crumbs makes them dear."""
 BEGUN = "begun"
@@ -43,7 +41,7 @@ class S3Storage:
                 yield piece
             await to_thread.run_sync(inspector.finish)
 
-        await self._bucket.put_all(_path(file_id), inspected())
+        await self._bucket.put_all(file_id_of(file_id), inspected())
 
     async def append(self, file_id: str, offset: int, chunks: AsyncIterable[bytes]) -> int:
         parts = _joined(await self._listed(file_id))
@@ -79,7 +77,7 @@ class S3Storage:
         if listed:
             return sum(_joined(listed).values())
         try:
-            return await self._bucket.size(_path(file_id))
+            return await self._bucket.size(file_id_of(file_id))
         except NotFound:
             return 0
 
@@ -104,7 +102,7 @@ class S3Storage:
         good, also between two requests to publish it.
         """
         try:
-            await self._bucket.copy(_direct(file_id), _path(file_id))
+            await self._bucket.copy(_direct(file_id), file_id_of(file_id))
         except (Locked, NotFound):
             pass  # it may be that an earlier request has copied it
         await self._show(file_id, inspector)
@@ -115,7 +113,7 @@ class S3Storage:
         return await self._bucket.sign_put(_direct(file_id), self._direct_lifetime)
 
     async def read(self, file_id: str, start: int, stop: int) -> AsyncGenerator[bytes]:
-        path = _path(file_id)
+        path = file_id_of(file_id)
         if start >= stop:
             # S3 has no answer for a range of no bytes.
             await self._bucket.size(path)
@@ -124,7 +122,7 @@ class S3Storage:
             yield piece
 
     async def delete(self, file_id: str) -> None:
-        await self._bucket.delete([_path(file_id), _direct(file_id), *await self._listed(file_id)])
+        await self._bucket.delete([file_id_of(file_id), _direct(file_id), *await self._listed(file_id)])
 
     async def sweep(self) -> None:
         # Nobody confirms what is that old: twice the lifetime of its URL is the time for it.
@@ -146,24 +144,17 @@ class S3Storage:
                 yield piece
 
     async def _show(self, file_id: str, inspector: Inspector) -> None:
-        async for piece in self._bucket.get(_path(file_id)):
+        async for piece in self._bucket.get(file_id_of(file_id)):
             await to_thread.run_sync(inspector.feed, piece)
         await to_thread.run_sync(inspector.finish)
 
 
-def _path(file_id: str) -> str:
-    """An id of another form is `NotFound`: it is never a path."""
-    if not FILE_ID.fullmatch(file_id):
-        raise NotFound
-    return file_id
-
-
 def _parts(file_id: str) -> str:
-    return f"parts/{_path(file_id)}"
+    return f"parts/{file_id_of(file_id)}"
 
 
 def _direct(file_id: str) -> str:
-    return f"direct/{_path(file_id)}"
+    return f"direct/{file_id_of(file_id)}"
 
 
 def _joined(listed: dict[str, int]) -> dict[str, int]:

@@ -4,9 +4,14 @@ A file has an id that the server made, and no name. It comes whole (`save`), or 
 (`append`, then `publish`). Until then nobody reads it; from then on it never changes.
 """
 
+import re
 from collections.abc import AsyncGenerator, AsyncIterable
 from datetime import datetime
 from typing import Protocol
+
+from app.errors import NotFound
+
+FILE_ID = re.compile(r"[0-9a-f]{32}")
 
 
 class Inspector(Protocol):
@@ -56,3 +61,10 @@ class Storage(Protocol):
 
     async def check(self) -> None:
         """Writes something, to show that it can."""
+
+
+def file_id_of(text: str) -> str:
+    """What a client names. Of another form it is `NotFound`: it is never a path, nor put to the database."""
+    if not FILE_ID.fullmatch(text):
+        raise NotFound
+    return text

@@ -121,7 +121,7 @@ async def test_the_number_of_files_has_a_limit_for_each_and_for_all(settings: Se
 
 async def test_a_file_of_somebody_else_is_not_there(settings: Settings) -> None:
     async with opened(settings) as files:
-        owned = {owner: (await receive(files, owner)).id for owner in (ADA, BOB, None)}
+        owned = {owner: (await receive(files, owner)).id for owner in (ADA, BOB)}
         for owner, file_id in owned.items():
             for stranger in {ADA, BOB, None} - {owner}:
                 with pytest.raises(NotFound):
@@ -132,6 +132,14 @@ async def test_a_file_of_somebody_else_is_not_there(settings: Settings) -> None:
             await files.delete(file_id, owner)
             with pytest.raises(NotFound):
                 await files.delete(file_id, owner)
+
+
+async def test_a_file_that_belongs_to_nobody_is_for_all_who_know_it(settings: Settings) -> None:
+    async with opened(settings) as files:
+        file_id = (await receive(files, None)).id
+        for owner in (None, ADA, BOB):
+            assert (await files.find(file_id, owner)).owner_id is None
+        await files.delete(file_id, ADA)
 
 
 async def test_pages_go_on_among_files_of_the_same_moment(settings: Settings) -> None:
