@@ -1,7 +1,8 @@
 """The engine and its sessions: SQLite in WAL mode by default, any async SQLAlchemy URL by a setting."""
 
+import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ async def open_database(url: str) -> AsyncIterator[SessionMaker]:
         if parsed.database and parsed.database != ":memory:":
             Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
         event.listen(engine.sync_engine, "connect", _set_pragmas)
+        event.listen(engine.sync_engine, "invalidate", _roll_back)
     try:
         # By default a closed session opens again when it is used, and nobody closes it then. Ours raises.
         sessions = async_sessionmaker(engine, expire_on_commit=False, close_resets_only=False)
@@ -60,3 +62,10 @@ def _set_pragmas(connection: Any, _record: object) -> None:
     for pragma in SQLITE_PRAGMAS:
         cursor.execute(pragma)
     cursor.close()
+
+
+def _roll_back(connection: Any, _record: object, _error: object) -> None:
+    """What a cancelled task has begun. SQLite closes a connection only when the garbage collector has found
+    its last cursor, and until then nobody else could write."""
+    with suppress(Exception, asyncio.CancelledError):
+        connection.rollback()

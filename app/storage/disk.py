@@ -22,7 +22,7 @@ from io import FileIO
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
-from app.errors import DISK_FULL, AppError, Conflict, InsufficientStorage, NotFound
+from app.errors import DISK_FULL, Conflict, InsufficientStorage, NotFound
 from app.storage.disk_files import (
     UNFINISHED,
     end_of,
@@ -85,7 +85,7 @@ class DiskStorage:
             await self._run(finish)
         except BaseException:
             # What stopped it is told. If this fails, too, the sweep does it later.
-            with suppress(OSError, AppError):
+            with suppress(Exception):
                 await self._run(undo.close)
             raise
 

@@ -26,7 +26,6 @@ from app.settings import MULTIPART_OVERHEAD, Settings
 from app.storage.content import ContentCheck
 from app.storage.inspection import Inspection
 from app.storage.storage import Storage, file_id_of
-from app.storage.threads import ended
 
 READY = "ready"
 RECEIVING = "receiving"
@@ -98,22 +97,18 @@ class Files:
             filename=filename,
             expires_at=datetime.now(UTC) + timedelta(seconds=seconds),
         )
-
-        async def transaction() -> None:
-            async with self._sessions.begin() as session:
-                await ensure_room(session, StoredFile, limits.max_files)
-                query = select(func.count(), func.coalesce(func.sum(StoredFile.size), 0))
-                count, used = (await session.execute(query.where(_owned_by(owner)))).one()
-                if count >= limits.max_files_per_user or used + max(least, 0) > quota:
-                    raise InsufficientStorage(QUOTA)
-                file.size = min(most, quota - used)
-                session.add(file)
-                try:
-                    await session.flush()
-                except IntegrityError:
-                    raise InvalidToken from None
-
-        await ended(asyncio.ensure_future(transaction()))
+        async with self._sessions.begin() as session:
+            await ensure_room(session, StoredFile, limits.max_files)
+            query = select(func.count(), func.coalesce(func.sum(StoredFile.size), 0))
+            count, used = (await session.execute(query.where(_owned_by(owner)))).one()
+            if count >= limits.max_files_per_user or used + max(least, 0) > quota:
+                raise InsufficientStorage(QUOTA)
+            file.size = min(most, quota - used)
+            session.add(file)
+            try:
+                await session.flush()
+            except IntegrityError:
+                raise InvalidToken from None
         return file
 
     async def settle(self, file: StoredFile, inspection: Inspection) -> StoredFile:
@@ -232,14 +227,8 @@ class Files:
     async def _change(
         self, change: ReturningUpdate[StoredFile] | ReturningDelete[StoredFile]
     ) -> Sequence[StoredFile]:
-        """A transaction to its end, in a cancelled task, too: one that is cancelled may keep SQLite locked
-        until the garbage collector finds its cursor."""
-
-        async def transaction() -> Sequence[StoredFile]:
-            async with self._sessions.begin() as session:
-                return (await session.scalars(change)).all()
-
-        return await ended(asyncio.ensure_future(transaction()))
+        async with self._sessions.begin() as session:
+            return (await session.scalars(change)).all()
 
     async def _discard_deleted(self, file_id: str) -> None:
         """Bytes that came after those of the file had been deleted."""

@@ -1,4 +1,4 @@
-"""Threads, and transactions, that are waited for, whatever becomes of the task that needs them.
+"""Threads that are waited for, whatever becomes of the task that needs them.
 
 `anyio.to_thread.run_sync` ends at once in a task that asyncio cancels, as the server does when its time to
 stop is over; the scopes of anyio do not shield from that. The thread goes on, and what the task closes then

@@ -74,6 +74,15 @@ async def test_a_published_file_is_not_replaced_by_what_is_begun_beside_it(tmp_p
         assert names(tmp_path) == {ID}
 
 
+async def test_a_file_that_was_deleted_does_not_come_back_by_its_next_bytes(tmp_path: Path) -> None:
+    async with open_disk(tmp_path) as storage:
+        await storage.append(ID, 0, chunks(b"begun"))
+        await storage.delete(ID)
+        with pytest.raises(Conflict):
+            await storage.append(ID, 5, chunks(b"late"))
+        assert not names(tmp_path)
+
+
 async def test_the_room_that_is_left_for_the_rest_of_the_service_is_asked_for_with_each_piece(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -210,9 +210,3 @@ async def test_sweeping_goes_on_after_an_error_and_a_storage_that_hangs_does_not
                 await swept.wait()
         hangs.set()
         assert looks == 2
-
-
-async def test_a_commit_is_on_the_disk_before_it_is_answered(settings: Settings) -> None:
-    async with opened(settings) as files, sessions_of(files)() as session:
-        connection = await session.connection()
-        assert (await connection.exec_driver_sql("PRAGMA synchronous")).scalar() == 2

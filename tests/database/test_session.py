@@ -1,0 +1,58 @@
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from anyio import CancelScope
+from sqlalchemy import event, text, update
+
+from app.database.models import StoredFile
+from app.database.room import ensure_room
+from app.database.session import SessionMaker, open_database
+
+pytestmark = pytest.mark.anyio
+
+
+async def add_a_file(sessions: SessionMaker) -> None:
+    async with sessions.begin() as session:
+        await ensure_room(session, StoredFile, 10)
+        session.add(StoredFile(id="a", state="", filename="", size=1))
+        await session.flush()
+
+
+@pytest.mark.parametrize("statement", ["BEGIN", "SELECT", "INSERT"])
+@pytest.mark.parametrize("way", ["asyncio", "anyio"])
+async def test_a_transaction_that_is_cancelled_leaves_nothing_locked(
+    tmp_path: Path, statement: str, way: str
+) -> None:
+    scope = CancelScope()
+
+    async def scoped() -> None:
+        with scope:
+            await add_a_file(sessions)
+
+    async with open_database(f"sqlite+aiosqlite:///{tmp_path}/app.sqlite3") as sessions:
+        task = asyncio.create_task(scoped())
+        cancel: Callable[[], object] = task.cancel if way == "asyncio" else scope.cancel
+
+        def cancelling(_connection: object, _cursor: object, sql: str, *_: object) -> None:
+            if sql.startswith(statement):
+                cancel()
+
+        engine = sessions.kw["bind"].sync_engine
+        event.listen(engine, "before_cursor_execute", cancelling)
+        await asyncio.wait([task])
+        event.remove(engine, "before_cursor_execute", cancelling)
+        assert task.cancelled() or scope.cancelled_caught
+        # The task is still there, and with it the trace of its error, which holds the cursor.
+        async with asyncio.timeout(2), sessions.begin() as session:
+            await session.execute(text("PRAGMA busy_timeout = 100"))
+            await session.execute(update(StoredFile).values(size=2))
+
+
+async def test_a_commit_is_on_the_disk_before_it_is_answered(tmp_path: Path) -> None:
+    async with (
+        open_database(f"sqlite+aiosqlite:///{tmp_path}/app.sqlite3") as sessions,
+        sessions() as session,
+    ):
+        assert await session.scalar(text("PRAGMA synchronous")) == 2
