@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
@@ -54,16 +55,18 @@ class Bucket:
 
     async def put_all(self, path: str, pieces: AsyncIterator[bytes]) -> None:
         """Shows the object when `pieces` has ended. What it raises goes on, and then there is no object."""
-        head = bytearray()
+        first: deque[bytes] = deque()
+        size = 0
         async for piece in pieces:
-            head += piece
-            if len(head) > PART_SIZE:
-                await self._put_in_parts(path, bytes(head), pieces)
+            first.append(piece)
+            size += len(piece)
+            if size > PART_SIZE:
+                await self._put_in_parts(path, first, pieces)
                 return
         # One request in the place of three.
-        await ended(asyncio.ensure_future(self.put(path, bytes(head))))
+        await ended(asyncio.ensure_future(self.put(path, b"".join(first))))
 
-    async def _put_in_parts(self, path: str, head: bytes, pieces: AsyncIterator[bytes]) -> None:
+    async def _put_in_parts(self, path: str, first: deque[bytes], rest: AsyncIterator[bytes]) -> None:
         sender, receiver = create_memory_object_stream[bytes](0)
         whole = False
 
@@ -73,7 +76,7 @@ class Bucket:
             if not whole:
                 raise Unwanted
 
-        # obstore takes each piece in a task of its own, where a time limit inside of `pieces` would not hold.
+        # obstore takes each piece in a task of its own, where a time limit inside of `rest` would not hold.
         putting = asyncio.ensure_future(
             obstore.put_async(
                 self._store,
@@ -86,8 +89,9 @@ class Bucket:
         )
         putting.add_done_callback(lambda _: receiver.close())
         try:
-            await sender.send(head)
-            async for piece in pieces:
+            while first:
+                await sender.send(first.popleft())
+            async for piece in rest:
                 await sender.send(piece)
             whole = True
         except BrokenResourceError:
