@@ -1,6 +1,6 @@
 """Whose files a request is about: by its access token, or by the session of a browser."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import Depends
 from fastapi.requests import HTTPConnection
@@ -10,6 +10,9 @@ from app.security.bearer import bearer
 from app.security.handshake import CHALLENGE, user_of_cookie, user_of_token
 from app.security.session_cookie import cookie
 from app.settings import Settings
+
+ANONYMOUS_TOO: dict[str, Any] = {"security": [{}]}
+"""For the `openapi_extra=` of a route: FastAPI cannot see that a credential may be left out."""
 
 
 async def file_owner(

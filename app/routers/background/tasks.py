@@ -60,6 +60,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from app.dependencies import FilesDep, OwnerDep, StoppingDep, TasksDep
 from app.jobs.file_report import FileReport, report_on
 from app.jobs.tasks import Status, Task
+from app.security.file_owner import ANONYMOUS_TOO
 
 router = APIRouter(prefix="/tasks", tags=["background"])
 
@@ -88,7 +89,7 @@ async def find_task(task_id: str, tasks: TasksDep) -> Task:
 TaskDep = Annotated[Task, Depends(find_task)]
 
 
-@router.post("", status_code=202)
+@router.post("", status_code=202, openapi_extra=ANONYMOUS_TOO)
 async def start(
     wanted: TaskRequest,
     owner: OwnerDep,

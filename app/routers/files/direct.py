@@ -60,6 +60,7 @@ from app.database.models import StoredFile
 from app.dependencies import FilesDep, OwnerDep, SettingsDep, StorageDep
 from app.errors import Conflict, ContentTooLarge, NotFound, UnsupportedMediaType
 from app.routers.files.uploads import Uploaded, uploaded
+from app.security.file_owner import ANONYMOUS_TOO
 from app.settings import Settings
 from app.storage.content import ContentCheck
 from app.storage.files import DIRECT, Files
@@ -97,7 +98,7 @@ class DirectUpload(BaseModel):
     expires_at: datetime
 
 
-@router.post("", status_code=201)
+@router.post("", status_code=201, openapi_extra=ANONYMOUS_TOO)
 async def begin_direct_upload(
     new: NewDirectFile, files: FilesDep, storage: DirectStorageDep, owner: OwnerDep, settings: SettingsDep
 ) -> DirectUpload:
@@ -117,7 +118,7 @@ async def begin_direct_upload(
     return DirectUpload(id=file.id, url=url, expires_at=expires_at)
 
 
-@router.post("/{file_id}/confirm", status_code=201)
+@router.post("/{file_id}/confirm", status_code=201, openapi_extra=ANONYMOUS_TOO)
 async def confirm_direct_upload(
     file_id: str,
     files: FilesDep,

@@ -69,6 +69,7 @@ from fastapi import APIRouter, Query
 
 from app.database.models import StoredFile
 from app.dependencies import FilesDep, OwnerDep
+from app.security.file_owner import ANONYMOUS_TOO
 from app.storage.archive import Entry, zip_of
 from app.storage.file_response import INERT, StoredFileResponse, attachment, read_exactly
 from app.storage.prompt_stream import PromptStream
@@ -92,13 +93,14 @@ class Archive(PromptStream):
         206: {"description": "Ranges of it", "content": {"*/*": {"schema": {"type": "string"}}}},
         304: {"description": "The client has it already"},
     },
+    openapi_extra=ANONYMOUS_TOO,
 )
 async def download(file_id: str, files: FilesDep, owner: OwnerDep) -> StoredFileResponse:
     """An uploaded file, whole or in ranges. Conditions on its tag and its date are met."""
     return StoredFileResponse(await files.find(file_id, owner), files.storage)
 
 
-@router.get("/download", status_code=200, response_class=Archive)
+@router.get("/download", status_code=200, response_class=Archive, openapi_extra=ANONYMOUS_TOO)
 async def download_archive(
     files: FilesDep,
     owner: OwnerDep,

@@ -57,6 +57,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from app.database.models import StoredFile
 from app.dependencies import FilesDep, OwnerDep
 from app.errors import Unauthorized
+from app.security.file_owner import ANONYMOUS_TOO
 from app.security.handshake import CHALLENGE
 
 MAX_PAGE_SIZE = 100
@@ -115,7 +116,7 @@ async def list_files(
     return FilePage(files=[FileInfo.model_validate(row) for row in shown], next=cursor)
 
 
-@router.delete("/{file_id}", status_code=204)
+@router.delete("/{file_id}", status_code=204, openapi_extra=ANONYMOUS_TOO)
 async def delete_file(file_id: str, owner: OwnerDep, files: FilesDep) -> None:
     """Deletes a file of yours, or one without an owner."""
     await files.delete(file_id, owner)

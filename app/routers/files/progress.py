@@ -72,6 +72,7 @@ from app.database.models import StoredFile
 from app.dependencies import ConnectionsDep, FilesDep, OwnerDep, TemplatesDep
 from app.errors import NotFound, ServiceUnavailable
 from app.realtime.event_stream import Goodbye
+from app.security.file_owner import ANONYMOUS_TOO
 from app.storage.files import READY, RESUMABLE, Files
 
 LOOK_SECONDS = 0.5
@@ -157,6 +158,7 @@ async def follow_upload(
     "/{upload_id}/events",
     response_class=EventSourceResponse,
     responses={204: {"description": "The client has seen the end"}},
+    openapi_extra=ANONYMOUS_TOO,
 )
 async def upload_events(
     follower: Annotated[Follower, Depends(follow_upload)],

@@ -81,6 +81,7 @@ from app.database.models import StoredFile
 from app.dependencies import FilesDep, OwnerDep, SettingsDep, StoppingDep
 from app.errors import UnsupportedMediaType
 from app.middleware.body_deadline import has_body
+from app.security.file_owner import ANONYMOUS_TOO
 from app.storage.files import READY
 from app.storage.names import display_name
 from app.storage.resumable import ResumableUploads, arriving
@@ -135,7 +136,8 @@ UploadsDep = Annotated[ResumableUploads, Depends(resumable_uploads)]
 BodyDep = Annotated[AsyncIterator[bytes], Depends(body)]
 ChecksumDep = Annotated[Checksum | None, Depends(checksum)]
 VERSIONED = [Depends(version)]
-BYTES = {"requestBody": {"content": {OFFSET_OCTETS: {"schema": {"type": "string", "format": "binary"}}}}}
+BODY = {"content": {OFFSET_OCTETS: {"schema": {"type": "string", "format": "binary"}}}}
+BYTES = {**ANONYMOUS_TOO, "requestBody": BODY}
 
 
 def headers(*names: str) -> dict[str, Any]:
@@ -174,7 +176,7 @@ async def create_upload(
     return state_of(file, offset, response)
 
 
-@router.get("/{upload_id}", dependencies=VERSIONED, responses={200: STATE})
+@router.get("/{upload_id}", dependencies=VERSIONED, responses={200: STATE}, openapi_extra=ANONYMOUS_TOO)
 async def read_upload(upload_id: str, response: Response, uploads: UploadsDep, owner: OwnerDep) -> Upload:
     """How much is kept. A client of tus asks by `HEAD`, which has the same headers."""
     response.headers["Cache-Control"] = "no-store"
@@ -208,6 +210,7 @@ async def append_to_upload(
     response_class=Response,
     dependencies=VERSIONED,
     responses={204: headers()},
+    openapi_extra=ANONYMOUS_TOO,
 )
 async def end_upload(upload_id: str, uploads: UploadsDep, owner: OwnerDep) -> None:
     """Gives an upload up. One that is complete is a file, and deleted as such."""

@@ -77,6 +77,7 @@ from pydantic import BaseModel
 
 from app.database.models import StoredFile
 from app.dependencies import FilesDep, OwnerDep
+from app.security.file_owner import ANONYMOUS_TOO
 from app.storage.form_file import open_form_file
 from app.storage.names import display_name
 
@@ -103,7 +104,7 @@ class Uploaded(BaseModel):
     sha256: str
 
 
-@router.post("/upload/", status_code=201, openapi_extra={"requestBody": FORM})
+@router.post("/upload/", status_code=201, openapi_extra={**ANONYMOUS_TOO, "requestBody": FORM})
 @router.post("/upload", status_code=201, include_in_schema=False)
 async def upload(request: Request, response: Response, owner: OwnerDep, files: FilesDep) -> Uploaded:
     """Keeps one txt, pdf, png, jpg, jpeg or gif while it arrives; its type is told from its content."""
@@ -114,7 +115,12 @@ async def upload(request: Request, response: Response, owner: OwnerDep, files: F
     return uploaded(stored, request, response)
 
 
-@router.post("/upload/spooled", status_code=201, form_limits={"max_files": 1, "max_fields": 0})
+@router.post(
+    "/upload/spooled",
+    status_code=201,
+    form_limits={"max_files": 1, "max_fields": 0},
+    openapi_extra=ANONYMOUS_TOO,
+)
 async def upload_spooled(
     file: UploadFile, request: Request, response: Response, owner: OwnerDep, files: FilesDep
 ) -> Uploaded:
