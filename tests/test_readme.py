@@ -52,7 +52,7 @@ def test_every_dependency_has_its_line_and_no_other() -> None:
 def test_every_variable_of_the_text_is_a_setting() -> None:
     table = TEXT.partition("<!-- settings -->")[2].partition("<!-- /settings -->")[0]
     settings = set(re.findall(r"^\| `(APP_\w+)`", table, re.MULTILINE))
-    assert set(re.findall(r"APP_[A-Z_]+", TEXT)) <= settings
+    assert set(re.findall(r"APP_[A-Z0-9_]+", TEXT)) <= settings
 
 
 def test_the_block_that_takes_a_page_into_another_app_runs() -> None:
