@@ -1,4 +1,4 @@
-"""A process that is killed before any line, of every third, that its threads run for a storage."""
+"""A process that is killed before any line, of every fifth, that its threads run for a storage."""
 
 import asyncio
 import os
@@ -16,7 +16,7 @@ from tests.contract.storages import ID, Seen, chunks, content_of
 ROOT = Path(__file__).parent.parent.parent
 CONTENT = bytes(range(256)) * (PIECE_SIZE // 256) + b"a second piece"
 HALF = len(CONTENT) // 2
-STEP = 3
+STEP = 5
 
 KILL_BEFORE_EACH_LINE = """
 import asyncio, itertools, os, signal, sys, threading
