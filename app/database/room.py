@@ -21,4 +21,5 @@ async def ensure_room(session: AsyncSession, table: type[Base], most: int) -> No
         lock = f"LOCK TABLE {table.__tablename__} IN SHARE ROW EXCLUSIVE MODE"
     await session.execute(text(lock))
     if (await session.scalar(select(func.count()).select_from(table)) or 0) >= most:
-        raise InsufficientStorage(f"There is no room for another {table.__tablename__.removesuffix("s")}.")
+        kind = table.__tablename__.removesuffix("s")
+        raise InsufficientStorage(f"There is no room for another {kind}.")

@@ -6,7 +6,6 @@ those are few and of its own: a disk that hangs takes no thread from the rest of
 """
 
 import os
-import re
 import shutil
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterator
 from contextlib import (
@@ -22,7 +21,7 @@ from io import FileIO
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
-from app.errors import DISK_FULL, Conflict, InsufficientStorage, NotFound
+from app.errors import DISK_FULL, Conflict, InsufficientStorage
 from app.storage.disk_files import (
     UNFINISHED,
     end_of,
@@ -39,11 +38,10 @@ from app.storage.disk_files import (
     write_something,
 )
 from app.storage.pieces import PIECE_SIZE, pieces_of
-from app.storage.storage import Inspector
+from app.storage.storage import Inspector, file_id_of
 from app.storage.threads import Threads
 from app.storage.write_behind import write_behind
 
-FILE_ID = re.compile(r"[0-9a-f]{32}")
 FREE_SPACE_FLOOR = 100 * 1024 * 1024
 """What is left free for the database and the log."""
 THREADS = 16
@@ -137,10 +135,7 @@ class DiskStorage:
         await self._run(write_something, self._folder)
 
     def _path(self, file_id: str) -> Path:
-        """An id of another form is `NotFound`: it is never a path."""
-        if not FILE_ID.fullmatch(file_id):
-            raise NotFound
-        return self._folder / file_id
+        return self._folder / file_id_of(file_id)
 
     def _unfinished(self, file_id: str) -> Path:
         return self._folder / UNFINISHED.format(self._path(file_id).name)
