@@ -40,6 +40,7 @@ SWEPT_AT_ONCE = 100
 DELETE_SECONDS = 60
 """After this a file that could not be deleted is tried again."""
 UNDO_SECONDS = 10.0
+START_SECONDS = 1.0
 STOP_SECONDS = 1.0
 QUOTA = "There is no room left in your quota."
 
@@ -221,7 +222,8 @@ class Files:
                 errors.append(error)
         if errors:
             logger.error("%d files are not deleted yet.", len(errors), exc_info=errors[0])
-        await self._change(delete(StoredFile).where(StoredFile.id.in_(deleted)).returning(StoredFile))
+        if deleted:
+            await self._change(delete(StoredFile).where(StoredFile.id.in_(deleted)).returning(StoredFile))
         return len(files)
 
     async def _change(
@@ -259,8 +261,12 @@ async def open_files(sessions: SessionMaker, storage: Storage, settings: Setting
     """Sweeps at the start, and again every `APP_FILES__SWEEP_SECONDS`."""
     files = Files(sessions, storage, settings)
     await files.expire_left_over()
-    sweeping = asyncio.create_task(_keep_sweeping(files, settings.files.sweep_seconds))
+    swept = asyncio.Event()
+    sweeping = asyncio.create_task(_keep_sweeping(files, settings.files.sweep_seconds, swept))
     try:
+        # The start waits for the first sweep, but not for a storage that does not answer.
+        with move_on_after(START_SECONDS):
+            await swept.wait()
         yield files
     finally:
         sweeping.cancel()
@@ -268,11 +274,12 @@ async def open_files(sessions: SessionMaker, storage: Storage, settings: Setting
         await asyncio.wait([sweeping], timeout=STOP_SECONDS)
 
 
-async def _keep_sweeping(files: Files, seconds: float) -> None:
+async def _keep_sweeping(files: Files, seconds: float, swept: asyncio.Event) -> None:
     while True:
         try:
             await files.sweep()
         except Exception:
             # Of the database or the storage, which may be back at the next look.
             logger.exception("Files that have expired are not swept.")
+        swept.set()
         await asyncio.sleep(seconds)

@@ -10,7 +10,7 @@ from app.settings import Settings
 
 def test_trap_a_time_with_a_zone_comes_back_from_sqlite_without_one(new_settings: Settings) -> None:
     async def written_and_read() -> tuple[datetime, datetime]:
-        file = StoredFile(id="1", filename="a.txt", content_type="text/plain", size=1, sha256="0")
+        file = StoredFile(id="1", state="ready", filename="a.txt", size=1)
         async with open_database(new_settings.sqlalchemy_url) as sessions:
             async with sessions.begin() as session:
                 session.add(file)
