@@ -6,7 +6,7 @@ inside the database; what stands in an answer needs `.replace(tzinfo=UTC)` first
 
 from datetime import UTC, datetime
 
-from sqlalchemy import BigInteger, DateTime, ForeignKey, String
+from sqlalchemy import BigInteger, DateTime, ForeignKey, Index, String
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
 
@@ -42,9 +42,12 @@ class StoredFile(Base):
     """
 
     __tablename__ = "files"
+    # All files of an owner, and any page of them in its order.
+    __table_args__ = (Index("ix_files_owner_id_created_at_id", "owner_id", "created_at", "id"),)
 
     id: Mapped[str] = mapped_column(String(32), primary_key=True)
-    owner_id: Mapped[str | None] = mapped_column(ForeignKey("accounts.id"), index=True)
+    # RESTRICT: an account goes after its files. With their rows nobody would know of their bytes.
+    owner_id: Mapped[str | None] = mapped_column(ForeignKey("accounts.id", ondelete="RESTRICT"))
     state: Mapped[str] = mapped_column(String(16))
     """Only a `ready` file is to be read. See `app.storage.files`."""
     filename: Mapped[str] = mapped_column(String(255))

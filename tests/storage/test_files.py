@@ -6,10 +6,11 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from sqlalchemy import update
+from sqlalchemy import delete, event, update
+from sqlalchemy.exc import IntegrityError
 from starlette.requests import ClientDisconnect
 
-from app.database.models import StoredFile
+from app.database.models import Account, StoredFile
 from app.errors import ContentTooLarge, InsufficientStorage, NotFound, UnsupportedMediaType
 from app.settings import Settings
 from app.storage.files import READY
@@ -155,6 +156,41 @@ async def test_pages_go_on_among_files_of_the_same_moment(settings: Settings) ->
             seen += [file.id for file in page]
             before = page[-1].created_at, page[-1].id
         assert seen == sorted(ids[5:], reverse=True) + sorted(ids[:5], reverse=True)
+
+
+async def test_each_page_is_found_by_an_index_that_has_the_files_in_their_order(settings: Settings) -> None:
+    async with opened(settings) as files:
+        asked: list[tuple[str, tuple[object, ...]]] = []
+
+        def note(_connection: object, _cursor: object, sql: str, values: Any, *_: object) -> None:
+            asked.append((sql, values))
+
+        engine = sessions_of(files).kw["bind"].sync_engine
+        event.listen(engine, "before_cursor_execute", note)
+        await files.page(ADA, None, 10)
+        await files.page(ADA, (ago(0), "a" * 32), 10)
+        event.remove(engine, "before_cursor_execute", note)
+        async with sessions_of(files)() as session:
+            connection = await session.connection()
+            plans = [
+                await connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {sql}", values) for sql, values in asked
+            ]
+        # One step each: neither a walk over all rows nor a sorting.
+        [[first], [later]] = [[step.detail for step in plan] for plan in plans]
+        index = "SEARCH files USING INDEX ix_files_owner_id_created_at_id"
+        assert first == f"{index} (owner_id=?)"
+        assert later.startswith(f"{index} (owner_id=? AND ") and "created_at" in later.removeprefix(index)
+
+
+async def test_an_account_is_not_deleted_before_its_files(settings: Settings) -> None:
+    async with opened(settings) as files:
+        file = await receive(files, ADA)
+        with pytest.raises(IntegrityError):
+            async with sessions_of(files).begin() as session:
+                await session.execute(delete(Account).where(Account.id == ADA))
+        await files.delete(file.id, ADA)
+        async with sessions_of(files).begin() as session:
+            await session.execute(delete(Account).where(Account.id == ADA))
 
 
 @pytest.fixture(params=["UTC", "Pacific/Kiritimati", "Pacific/Pago_Pago"])
