@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import event, func, make_url, select
+from sqlalchemy import Connection, event, func, inspect, make_url, select
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
 
 from app.database.models import Base, User
@@ -29,7 +29,8 @@ SQLITE_PRAGMAS = (
 async def open_database(url: str) -> AsyncIterator[SessionMaker]:
     """Connects, makes the tables that are missing, seeds an empty database; disposes of the pool on leaving.
 
-    Raises SQLAlchemy's `OperationalError` when the database cannot be reached.
+    Raises SQLAlchemy's `OperationalError` when the database cannot be reached, and `RuntimeError` when it is of
+    another version of the service.
     """
     parsed = make_url(url)
     # hide_parameters: an error in the log names the statement, not the values of a user.
@@ -47,7 +48,7 @@ async def open_database(url: str) -> AsyncIterator[SessionMaker]:
             if is_sqlite:
                 # Of several workers that start at once, one makes all of it; the others find it made.
                 await connection.exec_driver_sql("BEGIN IMMEDIATE")
-            await connection.run_sync(Base.metadata.create_all)
+            await connection.run_sync(_make_missing_tables)
             async with sessions(bind=connection) as session:
                 if not await session.scalar(select(func.count()).select_from(User)):
                     seed(session)
@@ -55,6 +56,25 @@ async def open_database(url: str) -> AsyncIterator[SessionMaker]:
         yield sessions
     finally:
         await engine.dispose()
+
+
+def _make_missing_tables(connection: Connection) -> None:
+    """`create_all` does not look into a table that is there: a column that it lacks would fail some request."""
+    tables = Base.metadata.tables
+    found = inspect(connection).get_multi_columns(filter_names=list(tables))
+    columns = {table: {column["name"] for column in found[None, table]} for _, table in found}
+    missing = [
+        f"{table}.{column.name}"
+        for table in sorted(columns)
+        for column in tables[table].columns
+        if column.name not in columns[table]
+    ]
+    if missing:
+        raise RuntimeError(
+            f"The database is of another version and was not changed. Missing columns: {', '.join(missing)}."
+        )
+    new = [table for name, table in tables.items() if name not in columns]
+    Base.metadata.create_all(connection, new, checkfirst=False)
 
 
 def _set_pragmas(connection: Any, _record: object) -> None:

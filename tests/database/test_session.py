@@ -1,4 +1,5 @@
 import asyncio
+import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 
@@ -56,3 +57,27 @@ async def test_a_commit_is_on_the_disk_before_it_is_answered(tmp_path: Path) -> 
         sessions() as session,
     ):
         assert await session.scalar(text("PRAGMA synchronous")) == 2
+
+
+async def test_a_database_of_another_version_is_refused_and_not_changed(tmp_path: Path) -> None:
+    url = f"sqlite+aiosqlite:///{tmp_path}/app.sqlite3"
+    async with open_database(url) as sessions, sessions.begin() as session:
+        for change in (
+            "DROP INDEX ix_files_expires_at",
+            "ALTER TABLE files DROP COLUMN expires_at",
+            "ALTER TABLE files DROP COLUMN sha256",
+            "ALTER TABLE items DROP COLUMN price_cents",
+            "DROP TABLE tickets",
+            "CREATE TABLE of_somebody_else (id INTEGER)",
+        ):
+            await session.execute(text(change))
+    with pytest.raises(RuntimeError) as refused:
+        async with open_database(url):
+            pass
+    assert str(refused.value) == (
+        "The database is of another version and was not changed. "
+        "Missing columns: files.sha256, files.expires_at, items.price_cents."
+    )
+    with sqlite3.connect(tmp_path / "app.sqlite3") as connection:
+        assert not connection.execute("SELECT * FROM sqlite_master WHERE name = 'tickets'").fetchall()
+    connection.close()
