@@ -16,8 +16,9 @@ from fastapi.responses import FileResponse
 from starlette.types import Receive, Scope, Send
 
 from app.main import create_app
-from app.storage.disk import DiskStorage
+from app.storage.disk import THREADS, DiskStorage
 from app.storage.storage import Inspector
+from app.storage.threads import Threads
 
 CHUNK_SIZE = 256 * 1024
 TICK_SECONDS = 0.001
@@ -96,7 +97,7 @@ def create_ticking() -> FastAPI:
         async with open_state(app) as state:
             assert state is not None
             if "SLOW" in os.environ:
-                state["files"].storage = SlowDisk(FOLDER, None)
+                state["files"].storage = SlowDisk(FOLDER, Threads(THREADS), None)
             ticking = asyncio.create_task(tick())
             yield state
             ticking.cancel()

@@ -19,7 +19,7 @@ from contextlib import (
 from datetime import datetime
 from io import FileIO
 from pathlib import Path
-from typing import ParamSpec, TypeVar
+from typing import TypeVar, TypeVarTuple
 
 from app.errors import DISK_FULL, Conflict, InsufficientStorage
 from app.storage.disk_files import (
@@ -46,15 +46,15 @@ FREE_SPACE_FLOOR = 100 * 1024 * 1024
 """What is left free for the database and the log."""
 THREADS = 16
 
-P = ParamSpec("P")
 T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 
 class DiskStorage:
-    def __init__(self, folder: Path, left_before: datetime | None) -> None:
+    def __init__(self, folder: Path, threads: Threads, left_before: datetime | None) -> None:
         self._folder = folder
+        self._threads = threads
         self.left_before = left_before
-        self._threads = Threads(THREADS)
 
     async def save(self, file_id: str, chunks: AsyncIterable[bytes], inspector: Inspector) -> None:
         unfinished, path = self._unfinished(file_id), self._path(file_id)
@@ -140,9 +140,9 @@ class DiskStorage:
     def _unfinished(self, file_id: str) -> Path:
         return self._folder / UNFINISHED.format(self._path(file_id).name)
 
-    async def _run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    async def _run(self, function: Callable[[*Ts], T], *args: *Ts) -> T:
         with _disk_errors():
-            return await self._threads.run(function, *args, **kwargs)
+            return await self._threads.run(function, *args)
 
     @asynccontextmanager
     async def _entered(self, context: AbstractContextManager[T]) -> AsyncIterator[T]:
@@ -180,9 +180,9 @@ def _disk_errors() -> Iterator[None]:
 @asynccontextmanager
 async def open_disk(folder: Path) -> AsyncIterator[DiskStorage]:
     """Makes the folder. Who uses it shares a lock on it; who got it alone knows what is left over."""
-    storage = DiskStorage(folder, None)
+    threads = Threads(THREADS)
     try:
-        async with storage._entered(in_use(folder)) as storage.left_before:
-            yield storage
+        async with threads.entered(in_use(folder)) as left_before:
+            yield DiskStorage(folder, threads, left_before)
     finally:
-        storage._threads.end()
+        threads.end()

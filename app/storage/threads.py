@@ -9,12 +9,12 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, asynccontextmanager, suppress
-from typing import ParamSpec, TypeVar
+from typing import TypeVar, TypeVarTuple
 
 from anyio import CancelScope
 
-P = ParamSpec("P")
 T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 
 async def ended(future: asyncio.Future[T]) -> T:
@@ -42,8 +42,7 @@ class Threads:
         """When what they do is done. Nobody waits for them, for one may hang."""
         self._pool.shutdown(wait=False)
 
-    async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        assert not kwargs
+    async def run(self, function: Callable[[*Ts], T], *args: *Ts) -> T:
         return await ended(asyncio.get_running_loop().run_in_executor(self._pool, function, *args))
 
     @asynccontextmanager

@@ -16,6 +16,7 @@ from app.storage.content import ContentCheck
 from app.storage.disk import DiskStorage
 from app.storage.files import DELETED, RECEIVING, RESUMABLE, Files, open_files
 from app.storage.inspection import Inspection
+from app.storage.threads import Threads
 from tests.contract.storages import LIMIT, chunks, content_of
 from tests.storage.ledger import ADA, TEXT, ago, change, names, opened, receive, rows, sessions_of
 
@@ -26,7 +27,7 @@ class Stubborn(DiskStorage):
     """Cannot delete some files."""
 
     def __init__(self, folder: Path, holds: Callable[[str], bool]) -> None:
-        super().__init__(folder, None)
+        super().__init__(folder, Threads(1), None)
         self.holds = holds
         self.deleted: list[str] = []
 

@@ -1,15 +1,15 @@
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable
-from typing import ParamSpec, TypeVar
+from typing import TypeVar, TypeVarTuple
 
 import pytest
 
 from app.storage.threads import Threads
 from app.storage.write_behind import TURN, write_behind
 
-P = ParamSpec("P")
 T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 LIMIT = 10.0
 
 pytestmark = pytest.mark.anyio
@@ -18,9 +18,9 @@ pytestmark = pytest.mark.anyio
 class CountingThreads(Threads):
     started = 0
 
-    async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    async def run(self, function: Callable[[*Ts], T], *args: *Ts) -> T:
         self.started += 1
-        return await super().run(function, *args, **kwargs)
+        return await super().run(function, *args)
 
 
 class Arrivals:
