@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
+from io import FileIO
 from pathlib import Path
 
 import pytest
@@ -80,6 +81,23 @@ async def test_a_file_that_was_deleted_does_not_come_back_by_its_next_bytes(tmp_
         await storage.delete(ID)
         with pytest.raises(Conflict):
             await storage.append(ID, 5, chunks(b"late"))
+        assert not names(tmp_path)
+
+
+async def test_a_file_that_is_deleted_before_it_is_locked_takes_no_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lock_too_late(file: FileIO) -> None:
+        disk_files.remove(tmp_path / UNFINISHED, tmp_path / ID)
+        lock_alone(file)
+
+    lock_alone = disk_files.lock_alone
+    async with open_disk(tmp_path) as storage:
+        await storage.append(ID, 0, chunks(b"begun"))
+        monkeypatch.setattr(disk_files, "lock_alone", lock_too_late)
+        for offset in (5, 0):
+            with pytest.raises(NotFound):
+                await storage.append(ID, offset, chunks(b"late"))
         assert not names(tmp_path)
 
 
