@@ -284,6 +284,31 @@ async def test_a_stream_ends_with_a_goodbye_after_a_while(
         assert await rest_of(stream) == [at(0), GOODBYE]
 
 
+async def test_a_stream_that_ended_before_leaves_nothing_to_the_clock(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would keep the stream, and all that it holds, for ten minutes."""
+    loop = asyncio.get_running_loop()
+    call_later = loop.call_later
+    due: list[asyncio.TimerHandle] = []
+
+    def watched(delay: float, *args: Any, **kwargs: Any) -> asyncio.TimerHandle:
+        handle = call_later(delay, *args, **kwargs)
+        if delay == page.STREAM_SECONDS:
+            due.append(handle)
+        return handle
+
+    monkeypatch.setattr(loop, "call_later", watched)
+    upload = await Upload(house).begin()
+    async with following(house, upload) as stream:
+        assert await stream.next() == at(0)
+        assert [handle.cancelled() for handle in due] == [False]
+        await upload.add(0, TEXT)
+        await upload.end()
+        await rest_of(stream)
+    assert [handle.cancelled() for handle in due] == [True]
+
+
 async def test_a_storage_that_does_not_answer_for_a_while_does_not_end_the_stream(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
