@@ -11,18 +11,21 @@ give the bucket a lifecycle rule with `AbortIncompleteMultipartUpload` after a d
 here of 5 MiB: a file has at most 48 GiB.
 """
 
+import asyncio
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable
+from contextlib import aclosing, asynccontextmanager
 from datetime import UTC, datetime, timedelta
-
-from anyio import CancelScope, to_thread
 
 from app.errors import Conflict, ContentTooLarge, Locked, NotFound
 from app.storage.bucket import PART_SIZE, Bucket
 from app.storage.pieces import pieces_of
 from app.storage.storage import Inspector, file_id_of
+from app.storage.threads import Threads, ended
 
 MAX_PARTS = 10_000
 """Of an unfinished file. Each request lists them all: one that comes in crumbs makes them dear."""
+THREADS = 16
+"""For inspections, as many as the disk has: they take no thread from the rest of the service."""
 BEGUN = "begun"
 """In the place of an offset: there is an unfinished file, without a byte."""
 
@@ -33,15 +36,14 @@ class S3Storage:
     def __init__(self, bucket: Bucket, direct_seconds: float) -> None:
         self._bucket = bucket
         self._direct_lifetime = timedelta(seconds=direct_seconds)
+        self._threads = Threads(THREADS)
 
     async def save(self, file_id: str, chunks: AsyncIterable[bytes], inspector: Inspector) -> None:
-        async def inspected() -> AsyncIterator[bytes]:
-            async for piece in pieces_of(chunks):
-                await to_thread.run_sync(inspector.feed, piece)
-                yield piece
-            await to_thread.run_sync(inspector.finish)
-
-        await self._bucket.put_all(file_id_of(file_id), inspected())
+        async with (
+            aclosing(pieces_of(chunks)) as pieces,
+            aclosing(self._inspected(pieces, inspector)) as good,
+        ):
+            await self._bucket.put_all(file_id_of(file_id), good)
 
     async def append(self, file_id: str, offset: int, chunks: AsyncIterable[bytes]) -> int:
         parts = _joined(await self._listed(file_id))
@@ -56,7 +58,8 @@ class S3Storage:
             if count > MAX_PARTS:
                 raise ContentTooLarge("The file came in too many pieces. Send it anew, in larger ones.")
             # What follows the part before is put once: so parts never overlap, whoever puts them.
-            await self._bucket.create(f"{_parts(file_id)}/{offset:020d}", part)
+            creating = self._bucket.create(f"{_parts(file_id)}/{offset:020d}", part)
+            await ended(asyncio.ensure_future(creating))
             offset += len(part)
 
         try:
@@ -66,8 +69,7 @@ class S3Storage:
                     await put()
         finally:
             if waiting:
-                with CancelScope(shield=True):
-                    await put()
+                await put()
         if not offset:
             await self._bucket.put(f"{_parts(file_id)}/{BEGUN}", b"")
         return offset
@@ -90,7 +92,8 @@ class S3Storage:
             if not listed:
                 raise
             try:
-                await self.save(file_id, self._read_all(_joined(listed)), inspector)
+                async with aclosing(self._read_all(_joined(listed))) as pieces:
+                    await self.save(file_id, pieces, inspector)
             except NotFound:
                 raise Locked from None  # another request has published it meanwhile, or deleted it
         await self._bucket.delete([*listed])
@@ -118,8 +121,9 @@ class S3Storage:
             # S3 has no answer for a range of no bytes.
             await self._bucket.size(path)
             return
-        async for piece in self._bucket.get(path, start, stop):
-            yield piece
+        async with aclosing(self._bucket.get(path, start, stop)) as pieces:
+            async for piece in pieces:
+                yield piece
 
     async def delete(self, file_id: str) -> None:
         await self._bucket.delete([file_id_of(file_id), _direct(file_id), *await self._listed(file_id)])
@@ -127,8 +131,9 @@ class S3Storage:
     async def sweep(self) -> None:
         # Nobody confirms what is that old: twice the lifetime of its URL is the time for it.
         before = datetime.now(UTC) - 2 * self._direct_lifetime
-        async for page in self._bucket.pages("direct"):
-            await self._bucket.delete([each["path"] for each in page if each["last_modified"] < before])
+        async with aclosing(self._bucket.pages("direct")) as pages:
+            async for page in pages:
+                await self._bucket.delete([each["path"] for each in page if each["last_modified"] < before])
 
     async def check(self) -> None:
         await self._bucket.put("check", b"ready")
@@ -138,15 +143,22 @@ class S3Storage:
         pages = self._bucket.pages(_parts(file_id))
         return dict(sorted([(each["path"], each["size"]) async for page in pages for each in page]))
 
-    async def _read_all(self, paths: Iterable[str]) -> AsyncIterator[bytes]:
+    async def _read_all(self, paths: Iterable[str]) -> AsyncGenerator[bytes]:
         for path in paths:
-            async for piece in self._bucket.get(path):
-                yield piece
+            async with aclosing(self._bucket.get(path)) as pieces:
+                async for piece in pieces:
+                    yield piece
 
     async def _show(self, file_id: str, inspector: Inspector) -> None:
-        async for piece in self._bucket.get(file_id_of(file_id)):
-            await to_thread.run_sync(inspector.feed, piece)
-        await to_thread.run_sync(inspector.finish)
+        async with aclosing(self._bucket.get(file_id_of(file_id))) as pieces:
+            async for _ in self._inspected(pieces, inspector):
+                pass
+
+    async def _inspected(self, pieces: AsyncIterable[bytes], inspector: Inspector) -> AsyncGenerator[bytes]:
+        async for piece in pieces:
+            await self._threads.run(inspector.feed, piece)
+            yield piece
+        await self._threads.run(inspector.finish)
 
 
 def _parts(file_id: str) -> str:
@@ -167,3 +179,12 @@ def _joined(listed: dict[str, int]) -> dict[str, int]:
         joined[path] = size
         end += size
     return joined
+
+
+@asynccontextmanager
+async def open_s3(bucket: Bucket, direct_seconds: float) -> AsyncIterator[S3Storage]:
+    storage = S3Storage(bucket, direct_seconds)
+    try:
+        yield storage
+    finally:
+        storage._threads.end()

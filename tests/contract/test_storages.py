@@ -3,9 +3,11 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, aclosing
+from threading import get_ident
 from typing import Any
 
 import pytest
+from anyio import to_thread
 from starlette.requests import ClientDisconnect
 
 from app.errors import Conflict, Locked, NotFound, UnsupportedMediaType
@@ -257,6 +259,28 @@ async def test_an_id_of_another_form_is_no_file(engine: Engine, file_id: str) ->
         ):
             with pytest.raises(NotFound):
                 await call()
+
+
+async def test_inspectors_work_in_threads_that_are_not_those_of_the_rest(engine: Engine) -> None:
+    threads: set[int] = set()
+
+    class Looking(Seen):
+        def feed(self, piece: bytes) -> None:
+            threads.add(get_ident())
+
+        def finish(self) -> None:
+            threads.add(get_ident())
+
+    shared = to_thread.current_default_thread_limiter()
+    shared.total_tokens = 1
+    shared.acquire_on_behalf_of_nowait("the rest of the service")
+    async with engine() as storage, asyncio.timeout(LIMIT):
+        await storage.save(ID, chunks(BYTES), Looking())
+        await storage.publish(ID, Looking())
+        await storage.append(OTHER_ID, 0, chunks(BYTES))
+        await storage.publish(OTHER_ID, Looking())
+    assert threads
+    assert get_ident() not in threads
 
 
 async def test_a_storage_that_works_passes_the_check(engine: Engine) -> None:

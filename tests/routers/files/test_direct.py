@@ -10,6 +10,7 @@ from fastapi.testclient import TestClient
 from sqlalchemy import delete, func, select, update
 
 from app.database.models import StoredFile
+from app.errors import ServiceUnavailable
 from app.main import create_app
 from app.settings import Settings
 from app.storage.bucket import open_bucket
@@ -230,6 +231,23 @@ def test_the_quota_and_the_limits_hold_before_there_is_a_url(
         assert status(**wrong) == 422
     assert client.post("/files/direct", json={"filename": "a.txt"}).status_code == 422
     assert rows(client) == 2
+
+
+def test_there_is_time_to_confirm_what_was_put_at_the_last_moment(
+    client: TestClient, usual_settings: Settings
+) -> None:
+    url_expires_at = datetime.fromisoformat(begin(client, 1)["expires_at"])
+    row_expires_at = scalar(client, select(StoredFile.expires_at)).replace(tzinfo=UTC)
+    assert row_expires_at - url_expires_at >= timedelta(seconds=usual_settings.files.direct_seconds)
+
+
+def test_no_url_is_no_row(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def fail(self: S3Storage, file_id: str) -> str:
+        raise ServiceUnavailable
+
+    monkeypatch.setattr(S3Storage, "sign_direct", fail)
+    assert client.post("/files/direct", json={"filename": "a.txt", "size": 1}).status_code == 503
+    assert rows(client) == 0
 
 
 def test_the_upload_of_somebody_else_is_404(client: TestClient, bucket: Bucket) -> None:
