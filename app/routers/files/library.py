@@ -106,6 +106,7 @@ async def list_files(
     limit: Annotated[int, Query(ge=1, le=MAX_PAGE_SIZE)] = 20,
 ) -> FilePage:
     """Your files, the newest first."""
+    response.headers["Cache-Control"] = "no-store"
     # One more than is shown, to know whether there is a next page.
     rows = await files.page(owner, read_cursor(after) if after else None, limit + 1)
     shown = rows[:limit]

@@ -58,7 +58,9 @@ def set_all_to(client: TestClient, moment: datetime) -> None:
 def test_a_list_has_the_files_of_whoever_asks_and_of_nobody_else(client: TestClient) -> None:
     ada, bob = log_in(client, "ada"), log_in(client, "bob")
     first, _, _, last = (upload(client, owner) for owner in (ada, bob, ANYBODY, ada))
-    page = get(client, ada)
+    answer = client.get("/files", headers=ada)
+    assert answer.headers["cache-control"] == "no-store"
+    page = answer.json()
     assert (ids(page), page["next"]) == ([last, first], None)
     file = page["files"][0]
     assert set(file) == {"id", "filename", "size", "content_type", "sha256", "created_at"}
