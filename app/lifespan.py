@@ -34,8 +34,9 @@ from app.settings import Settings
 from app.shutdown import stopping_on_signals
 from app.single_process import telling_what_is_not_shared
 from app.storage.engines import open_storage
-from app.storage.files import Files, open_files
+from app.storage.files import Files
 from app.storage.storage import Storage
+from app.storage.sweeping import open_files
 from app.telemetry import Telemetry
 
 

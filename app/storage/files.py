@@ -8,23 +8,22 @@ the next look at the table, in any process, on any machine.
 import asyncio
 import logging
 import secrets
-from collections.abc import AsyncIterable, AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterable, Sequence
 from datetime import UTC, datetime, timedelta
 
 from anyio import move_on_after
-from sqlalchemy import ColumnElement, delete, func, select, tuple_, update
+from sqlalchemy import ColumnElement, delete, select, tuple_, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.sql.dml import ReturningDelete, ReturningUpdate
 
 from app.database.models import StoredFile
-from app.database.room import ensure_room
 from app.database.session import SessionMaker
 from app.errors import ContentTooLarge, InsufficientStorage, NotFound
 from app.security.oauth_errors import InvalidToken
 from app.settings import MULTIPART_OVERHEAD, Settings
 from app.storage.content import ContentCheck
 from app.storage.inspection import Inspection
+from app.storage.quota import NO_ROOM, room_for_a_file
 from app.storage.storage import Storage, file_id_of
 
 READY = "ready"
@@ -34,15 +33,10 @@ RESUMABLE = "resumable"
 DIRECT = "direct"
 """The client puts it into the bucket by itself."""
 DELETED = "deleted"
-LATE_SECONDS = 600
-"""What a request may take beyond the arrival of its body."""
 SWEPT_AT_ONCE = 100
 DELETE_SECONDS = 60
 """After this a file that could not be deleted is tried again."""
 UNDO_SECONDS = 10.0
-START_SECONDS = 1.0
-STOP_SECONDS = 1.0
-QUOTA = "There is no room left in your quota."
 
 logger = logging.getLogger(__name__)
 
@@ -71,9 +65,9 @@ class Files:
         least, most = 0, limit
         if body_length is not None:
             least, most = body_length - MULTIPART_OVERHEAD, min(body_length, limit)
-        seconds = self._settings.body_timeout + most / self._settings.body_min_rate + LATE_SECONDS
+        seconds = self._settings.request_seconds(most)
         file = await self.begin(RECEIVING, owner, filename, least, most, seconds)
-        too_long = ContentTooLarge() if file.size == most else InsufficientStorage(QUOTA)
+        too_long = ContentTooLarge() if file.size == most else InsufficientStorage(NO_ROOM)
         inspection = Inspection(content, file.size, too_long)
         try:
             await self.storage.save(file.id, chunks, inspection)
@@ -89,8 +83,6 @@ class Files:
 
         Raises `InsufficientStorage`, and `InvalidToken` where the account is gone.
         """
-        limits = self._settings.files
-        quota = limits.anonymous_quota if owner is None else limits.quota
         file = StoredFile(
             id=secrets.token_hex(16),
             owner_id=owner,
@@ -98,18 +90,18 @@ class Files:
             filename=filename,
             expires_at=datetime.now(UTC) + timedelta(seconds=seconds),
         )
-        async with self._sessions.begin() as session:
-            await ensure_room(session, StoredFile, limits.max_files)
-            query = select(func.count(), func.coalesce(func.sum(StoredFile.size), 0))
-            count, used = (await session.execute(query.where(_owned_by(owner)))).one()
-            if count >= limits.max_files_per_user or used + max(least, 0) > quota:
-                raise InsufficientStorage(QUOTA)
-            file.size = min(most, quota - used)
-            session.add(file)
-            try:
-                await session.flush()
-            except IntegrityError:
-                raise InvalidToken from None
+        try:
+            async with self._sessions.begin() as session:
+                file.size = await room_for_a_file(session, owner, least, most, self._settings.files)
+                session.add(file)
+                try:
+                    await session.flush()
+                except IntegrityError:
+                    raise InvalidToken from None
+        except asyncio.CancelledError:
+            # Nobody knows whether the row is there.
+            await self.undo(file.id)
+            raise
         return file
 
     async def settle(self, file: StoredFile, inspection: Inspection) -> StoredFile:
@@ -166,7 +158,7 @@ class Files:
 
     async def page(self, owner: str, before: tuple[datetime, str] | None, size: int) -> Sequence[StoredFile]:
         """Files of an account, the newest first, from those on that are older than `before`."""
-        query = select(StoredFile).where(_owned_by(owner), _in_force(READY))
+        query = select(StoredFile).where(StoredFile.owner_id == owner, _in_force(READY))
         if before is not None:
             query = query.where(tuple_(StoredFile.created_at, StoredFile.id) < before)
         order = StoredFile.created_at.desc(), StoredFile.id.desc()
@@ -240,10 +232,6 @@ class Files:
             await self.storage.delete(file_id)
 
 
-def _owned_by(owner: str | None) -> ColumnElement[bool]:
-    return StoredFile.owner_id.is_(None) if owner is None else StoredFile.owner_id == owner
-
-
 def _known_to(owner: str | None, file_id: str) -> tuple[ColumnElement[bool], ...]:
     """One's own file, or one that belongs to nobody."""
     owned = StoredFile.owner_id.is_(None) | (StoredFile.owner_id == owner)
@@ -254,32 +242,3 @@ def _in_force(*states: str) -> ColumnElement[bool]:
     return StoredFile.state.in_(states) & (
         StoredFile.expires_at.is_(None) | (StoredFile.expires_at > datetime.now(UTC))
     )
-
-
-@asynccontextmanager
-async def open_files(sessions: SessionMaker, storage: Storage, settings: Settings) -> AsyncIterator[Files]:
-    """Sweeps at the start, and again every `APP_FILES__SWEEP_SECONDS`."""
-    files = Files(sessions, storage, settings)
-    await files.expire_left_over()
-    swept = asyncio.Event()
-    sweeping = asyncio.create_task(_keep_sweeping(files, settings.files.sweep_seconds, swept))
-    try:
-        # The start waits for the first sweep, but not for a storage that does not answer.
-        with move_on_after(START_SECONDS):
-            await swept.wait()
-        yield files
-    finally:
-        sweeping.cancel()
-        # It waits for what a thread has begun; but a storage that hangs does not hold the stop.
-        await asyncio.wait([sweeping], timeout=STOP_SECONDS)
-
-
-async def _keep_sweeping(files: Files, seconds: float, swept: asyncio.Event) -> None:
-    while True:
-        try:
-            await files.sweep()
-        except Exception:
-            # Of the database or the storage, which may be back at the next look.
-            logger.exception("Files that have expired are not swept.")
-        swept.set()
-        await asyncio.sleep(seconds)

@@ -13,7 +13,7 @@ from starlette.requests import ClientDisconnect
 from app.database.models import Account, StoredFile
 from app.errors import ContentTooLarge, InsufficientStorage, NotFound, UnsupportedMediaType
 from app.settings import Settings
-from app.storage.files import READY
+from app.storage.files import READY, RESUMABLE
 from tests.contract.storages import LIMIT, chunks, content_of, cut_off
 from tests.storage.ledger import ADA, BOB, TEXT, ago, change, names, opened, receive, rows, sessions_of
 
@@ -49,6 +49,16 @@ async def test_what_is_refused_or_broken_off_leaves_neither_a_row_nor_a_byte(set
                 await files.receive(None, name, None, content)
             assert not await rows(files)
             assert not names(settings)
+
+
+async def test_who_is_cancelled_while_the_row_is_committed_gives_the_room_back(settings: Settings) -> None:
+    async with opened(settings) as files:
+        begun = asyncio.create_task(files.begin(RESUMABLE, ADA, "a.txt", 9, 9, 600))
+        engine = sessions_of(files).kw["bind"].sync_engine
+        event.listen(engine, "commit", lambda _: begun.cancel(), once=True)
+        await asyncio.wait([begun], timeout=LIMIT)
+        assert begun.cancelled()
+        assert not await rows(files)
 
 
 async def test_an_upload_that_is_cancelled_at_any_moment_is_whole_or_swept(settings: Settings) -> None:
