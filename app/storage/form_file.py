@@ -19,7 +19,8 @@ from app.errors import BadRequest, UnsupportedMediaType
 
 FIELD = b"file"
 MAX_HEAD = 8 * 1024
-"""Bytes of part headers, all of them together. The name of the file is in one of them."""
+"""Bytes of part headers, all of them together, and of the form's `Content-Type`: they are parsed in the event
+loop, at once. The name of the file is in one of them."""
 
 BOUNDARY = re.compile(rb"[\w'()+,./:=? -]{0,69}[\w'()+,./:=?-]")
 HEADER = re.compile(rb"([\w!#$%&'*+.^`|~-]+):([^\r]*)")
@@ -53,6 +54,8 @@ async def open_form_file(content_type: str, body: AsyncIterator[bytes]) -> FormF
 
 
 def _boundary(content_type: str) -> bytes:
+    if len(content_type) > MAX_HEAD:
+        raise BadRequest("The Content-Type is too long.")
     kind, options = parse_options_header(content_type)
     if kind != b"multipart/form-data":
         raise RequestValidationError([MISSING])

@@ -8,7 +8,8 @@ from time import thread_time
 import pytest
 from fastapi.exceptions import RequestValidationError
 
-from app.errors import AppError
+from app.errors import AppError, BadRequest
+from app.storage import form_file
 from app.storage.form_file import MAX_HEAD, open_form_file
 
 pytestmark = pytest.mark.anyio
@@ -99,6 +100,15 @@ async def test_the_name_is_that_of_the_disposition(disposition: bytes, name: str
 async def test_a_boundary_is_what_rfc_2046_allows(boundary: str) -> None:
     form = (PART + b"x" + END).replace(BOUNDARY.encode(), boundary.strip('"').encode())
     assert await read(pieces(form, 3), f"Multipart/Form-Data; boundary={boundary}") == ("a.txt", b"x")
+
+
+async def test_a_content_type_that_is_too_long_is_never_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def parse(_: object) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(form_file, "parse_options_header", parse)
+    with pytest.raises(BadRequest):
+        await read([PART + END], TYPE + ";" * MAX_HEAD)
 
 
 WHOLE = PART + b"x" + END
