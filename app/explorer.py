@@ -25,6 +25,8 @@ from app.settings import ROOT, Settings
 
 SLICE = 32 * 1024
 HOSTS = 4
+LANGUAGES = {"py": "python", "html": "html+jinja", "js": "js", "css": "css", "svg": "xml"}
+"""Of the files that are shown, by the end of their names."""
 
 
 class CataloguePage(PageText):
@@ -130,16 +132,20 @@ def explorer_router(templates: Jinja2Templates) -> APIRouter:
         # Looked for among all that may be shown, and only then opened.
         if path not in paths_of_sources():
             raise NotFound("There is no such file.")
-        context = {"path": path, "source": (ROOT / path).read_text()}
+        context = {
+            "path": path,
+            "language": LANGUAGES[path.rpartition(".")[2]],
+            "source": (ROOT / path).read_text(),
+        }
         return templates.TemplateResponse(request, "source.html", context)
 
     return router
 
 
 def source_paths() -> set[str]:
-    """The Python files of the service and of its tests, relative to the project."""
-    files = (path for folder in ("app", "tests") for path in (ROOT / folder).rglob("*.py"))
-    return {str(path.relative_to(ROOT)) for path in files}
+    """The files of the service and the modules of its tests, relative to the project."""
+    files = (path for folder in ("app", "static", "tests") for path in (ROOT / folder).rglob("*.*"))
+    return {str(path.relative_to(ROOT)) for path in files if path.suffix[1:] in LANGUAGES}
 
 
 def base_url_of(request: Request) -> str:

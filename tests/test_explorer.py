@@ -177,11 +177,35 @@ def test_a_page_leads_to_the_source_of_the_files_that_it_needs_and_of_its_tests(
         assert Elements(client.get(link).text).attributes("aria-label").count("Source") == 1
 
 
+def test_the_source_of_a_script_a_style_and_a_template_is_shown_in_its_own_colours(
+    client: TestClient, web_pages: dict[str, WebPage]
+) -> None:
+    links = web_pages["/pages/files/progress"].elements.attributes("href")
+    for path, word in (
+        ("static/resumable-upload.js", '<span class="kd">const</span>'),
+        ("static/uploads-demo.css", '<span class="w">'),
+        ("app/templates/uploads.html", '<span class="cp">{%</span>'),
+    ):
+        assert f"/sources/{path}" in links
+        assert word in client.get(f"/sources/{path}").text
+    for link in links:
+        if link.startswith("/sources/"):
+            assert client.get(link).status_code == 200, link
+
+
 @pytest.mark.parametrize(
     "path",
-    ["pyproject.toml", "app", "app/../pyproject.toml", "..%2Fpyproject.toml", "/etc/passwd", "app/x.py"],
+    [
+        "pyproject.toml",
+        "app",
+        "app/../pyproject.toml",
+        "..%2Fpyproject.toml",
+        "/etc/passwd",
+        "app/x.py",
+        "app/__init__.pyc",
+    ],
 )
-def test_only_the_python_files_of_the_service_and_its_tests_are_shown(client: TestClient, path: str) -> None:
+def test_only_the_files_of_the_service_and_its_tests_are_shown(client: TestClient, path: str) -> None:
     assert client.get(f"/sources/{path}").status_code == 404
 
 

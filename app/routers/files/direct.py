@@ -3,7 +3,8 @@
 `POST /files/direct` answers with a signed URL of the S3 bucket. The client puts the bytes there, and then
 asks `POST /files/direct/{id}/confirm` to make a file of them. The service carries none of them on the way in:
 use it for files that would fill its network, and `app/routers/files/uploads.py` for all others, which needs
-one request instead of three. Where files lie on a disk (`APP_STORAGE_URL` is empty) it is 409.
+one request instead of three. Where files lie on a disk (`APP_STORAGE_URL` is empty) it is 409:
+`app/storage/engines.py` chooses.
 
 A signed URL is a secret with few limits: whoever has it may put anything there, of any length that S3 takes
 in one request (5 GiB), any number of times, for `APP_FILES__DIRECT_SECONDS`. Nothing at that place is
@@ -12,13 +13,26 @@ write, and to read it there once: its length, its SHA-256, its type. The copy is
 (`If-None-Match`), so two requests to confirm see the same bytes, whatever was put in between. Only what
 holds becomes a file.
 
-The row comes first, with room in the quota for exactly the length that was said, and expires at twice the
-lifetime of the URL. What is put after the file was confirmed, refused or deleted has no row: the sweep
+The row comes first, with room in the quota for exactly the length that was said, at most
+`APP_FILES__MAX_RESUMABLE_SIZE`. It expires at twice the lifetime of the URL, which is the time to confirm. What is put after the file was confirmed, refused or deleted has no row: the sweep
 deletes what is that old by its date.
 
 For a browser the bucket needs CORS rules of its own: `AllowedOrigins` as in `APP_CORS_ORIGINS`, and
 `AllowedMethods: ["PUT"]`. And for what a killed process has left of a multipart upload, which no listing
 shows and which is paid for, a lifecycle rule: `AbortIncompleteMultipartUpload` after a day.
+
+To try it, moto is an S3 that forgets all when it ends. The tests use it, so it is installed:
+
+    .venv/bin/moto_server -p 9000 &
+    curl -X PUT --user key:secret --aws-sigv4 aws:amz:us-east-1:s3 localhost:9000/files
+    export APP_STORAGE_URL=s3://files APP_S3__ENDPOINT=http://localhost:9000
+    export APP_S3__ACCESS_KEY_ID=key APP_S3__SECRET_ACCESS_KEY=secret
+    .venv/bin/uvicorn app.main:app &
+    printf hello >hello.txt
+    curl --json '{"filename": "hello.txt", "size": 5}' localhost:8000/files/direct
+    curl -T hello.txt "<url>"                                       # those of the answer
+    curl -X POST localhost:8000/files/direct/<id>/confirm
+    curl localhost:8000/files/<id>
 
 ## The trap
 
@@ -94,7 +108,6 @@ class DirectUpload(BaseModel):
     id: str
     url: str
     method: Literal["PUT"] = "PUT"
-    headers: Annotated[dict[str, str], Field(description="to be sent with it")] = {}
     expires_at: datetime
 
 

@@ -1,8 +1,9 @@
 """Sending a file
 
-`GET /files/{id}` sends what was uploaded, from wherever it lies. `FileResponse` would do half of that: it
-reads in a thread and answers `Range`, so an interrupted download goes on where it stopped, and a player can
-jump. But it sends files of the disk alone, and only shows its `ETag`: it never looks at `If-None-Match`.
+`GET /files/{id}` sends what was uploaded, from wherever it lies (`app/storage/engines.py`). `FileResponse`
+would do half of that: it reads in a thread and answers `Range`, so an interrupted download goes on where it
+stopped, and a player can jump. But it sends files of the disk alone, and only shows its `ETag`: it never
+looks at `If-None-Match`.
 
 `StoredFileResponse` is small enough to read. `app/storage/preconditions.py` compares what the client has,
 `byte_ranges.py` says which bytes it wants, `prompt_stream.py` sends them. The tag is the SHA-256 of the
