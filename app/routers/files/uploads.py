@@ -1,15 +1,19 @@
 """Receiving a file
 
-`POST /upload/` takes one file of at most 10 MB in the form field `file`, keeps it under an id that the
-server makes, and answers 201 with `Location: /files/{id}`. Text, PDF, PNG, JPEG and GIF are accepted; to
-accept fewer, see `app/storage/content.py`.
+`POST /upload/` takes one file of at most 10 MiB (`APP_MAX_UPLOAD_SIZE`) in the form field `file`, keeps it
+under an id that the server makes, and answers 201 with `Location: /files/{id}`. That is the route named
+`download`, of `files/downloads`; a service that has none leaves the header out. Text, PDF, PNG, JPEG and GIF
+are accepted; to accept fewer, see `app/storage/content.py`.
 
-The form is parsed while it arrives (`app/storage/form_file.py`) and goes straight to the storage: no copy
-in memory or in a temporary file, whatever its size. For that the endpoint takes the `Request` and no
-`UploadFile`, and says in `openapi_extra` what FastAPI cannot know. It asks in this order:
+The form is parsed while it arrives (`app/storage/form_file.py`) and goes straight to the storage, a disk or
+S3 (`app/storage/engines.py`): no copy in memory or in a temporary file, whatever its size. For that the
+endpoint takes the `Request` and no `UploadFile`, and says in `openapi_extra` what FastAPI cannot know. It
+asks in this order:
 
 1. Who is it? Before a byte of the body is read, so a client that waits for `100 Continue` sends none.
-2. Is the declared length too much? That is `max_body_size` of the router, which also counts what arrives.
+2. Is the declared length too much? That is `max_body_size` of the router (`settings.max_upload_body_size`),
+   which also counts what arrives. Its 413 takes the place of every other answer, so of the 401 to a bad token
+   too; `app/middleware/problems.py` makes problem+json of it.
 3. Is it a form whose first part is the file, and is its name one that is accepted?
 4. Is there room in the quota, and on the disk?
 5. Then come the bytes, checked and hashed on the way. They are a file that can be read when all of them are
@@ -37,8 +41,10 @@ your program, and the second `cv.pdf` the first. `file.filename.endswith(".png")
 
 - An upload answers 201 with the place, the size and the SHA-256 of the file.
 - The path with and without a slash is the same.
+- A service that sends no files answers 201 without a place.
 - The bytes are stored while the body arrives.
 - Who is refused is refused before a byte of the body is read.
+- A declared length over the limit is 413 whoever asks.
 - A client that waits for 100 Continue and is refused sends nothing.
 - A refusal can be read by a client that still sends.
 - The file belongs to the account that sent it.
@@ -70,10 +76,12 @@ documentation, [RFC 7578](https://www.rfc-editor.org/rfc/rfc7578),
 """
 
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from typing import Any
 
 from fastapi import APIRouter, Request, Response, UploadFile
 from pydantic import BaseModel
+from starlette.routing import NoMatchFound
 
 from app.database.models import StoredFile
 from app.dependencies import FilesDep, OwnerDep
@@ -136,5 +144,7 @@ async def chunks_of(file: UploadFile) -> AsyncIterator[bytes]:
 
 
 def uploaded(stored: StoredFile, request: Request, response: Response) -> Uploaded:
-    response.headers["Location"] = request.url_for("download", file_id=stored.id).path
+    # A file that is stored is not answered by an error.
+    with suppress(NoMatchFound):
+        response.headers["Location"] = request.url_for("download", file_id=stored.id).path
     return Uploaded.model_validate(stored, from_attributes=True)

@@ -22,6 +22,7 @@ from starlette.types import ASGIApp, Message
 from app.commands import curl_command
 from app.lifespan import State, open_state
 from app.middleware.body_deadline import BodyDeadlineMiddleware
+from app.routers.files import uploads
 from app.security.session_cookie import COOKIE
 from app.settings import Settings
 from app.storage import disk
@@ -126,6 +127,29 @@ async def test_the_bytes_are_stored_while_the_body_arrives(app: FastAPI, setting
         call.incoming.put_nowait(more(b"second"))
         assert await storage.given.get() == b"second"
         call.incoming.put_nowait(more(END))
+        await request
+
+
+def test_a_service_that_sends_no_files_answers_201_without_a_place(app: FastAPI, settings: Settings) -> None:
+    alone = FastAPI(lifespan=app.router.lifespan_context)
+    alone.include_router(uploads.router)
+    with TestClient(alone) as client:
+        for path in BOTH_WAYS:
+            answer = client.post(path, files={"file": ("a.txt", TEXT)})
+            assert answer.status_code == 201
+            assert "location" not in answer.headers
+            assert (settings.uploads_dir / answer.json()["id"]).read_bytes() == TEXT
+
+
+@pytest.mark.anyio
+async def test_a_declared_length_over_the_limit_is_413_whoever_asks(app: FastAPI, settings: Settings) -> None:
+    async with state_of(app, settings) as state:
+        headers = {"content-length": str(2**40), "authorization": "Bearer of nothing"}
+        call = upload(app, state, PART, **headers)
+        request = asyncio.create_task(call.run())
+        await call.until_sent(1)
+        assert call.status == 413
+        call.leave()
         await request
 
 
