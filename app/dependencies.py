@@ -34,6 +34,7 @@ from app.settings import Settings
 from app.storage.files import Files
 from app.storage.storage import Storage
 from app.telemetry import Telemetry
+from app.tus_body import ChecksumPlaces
 
 
 async def get_state(connection: HTTPConnection) -> State:
@@ -87,6 +88,10 @@ async def get_files(state: StateDep) -> Files:
     return state["files"]
 
 
+async def get_checksum_places(state: StateDep) -> ChecksumPlaces:
+    return state["checksum_places"]
+
+
 async def get_mailer(state: StateDep) -> Mailer:
     return state["mailer"]
 
@@ -138,6 +143,7 @@ OwnerDep = Annotated[str | None, Depends(file_owner)]
 StoppingDep = Annotated[asyncio.Event, Depends(get_stopping)]
 StorageDep = Annotated[Storage, Depends(get_storage)]
 FilesDep = Annotated[Files, Depends(get_files)]
+ChecksumPlacesDep = Annotated[ChecksumPlaces, Depends(get_checksum_places)]
 MailerDep = Annotated[Mailer, Depends(get_mailer)]
 TasksDep = Annotated[TaskManager, Depends(get_tasks)]
 WebhooksDep = Annotated[WebhookSender, Depends(get_webhooks)]

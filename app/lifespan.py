@@ -38,6 +38,7 @@ from app.storage.files import Files
 from app.storage.storage import Storage
 from app.storage.sweeping import open_files
 from app.telemetry import Telemetry
+from app.tus_body import ChecksumPlaces
 
 
 class State(TypedDict):
@@ -57,6 +58,7 @@ class State(TypedDict):
     templates: Jinja2Templates
     storage: Storage
     files: Files
+    checksum_places: ChecksumPlaces
     mailer: Mailer
     tasks: TaskManager
     webhooks: WebhookSender
@@ -114,6 +116,7 @@ def open_state(settings: Settings, telemetry: Telemetry) -> Lifespan:
                 templates=load_templates(),
                 storage=storage,
                 files=files,
+                checksum_places=ChecksumPlaces(settings.files.checksums_at_once),
                 mailer=mailer,
                 tasks=tasks,
                 webhooks=webhooks,

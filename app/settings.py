@@ -45,6 +45,13 @@ BUCKET = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[A-Za-z0-9_-][A-Za-
 MULTIPART_OVERHEAD = 64 * 1024
 """What the boundaries and part headers of an upload may add to the file itself."""
 
+LATE_SECONDS = 600
+"""What a request may take beyond the arrival of its body."""
+
+ORPHAN_SECONDS = 30 * 24 * 3_600
+"""How old an unfinished file on the disk is that no row can name any more. Not made from the settings, for
+those of the last start may have been others."""
+
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
@@ -207,7 +214,6 @@ class FileSettings(BaseModel):
     )
     resumable_seconds: Annotated[
         PositiveInt,
-        # Older ones count as orphans at the start. See `app/storage/disk_files.py`.
         Field(le=7 * 24 * 3_600),
         _setting("how long an upload waits for its next bytes, a week at most; then it is swept"),
     ] = 24 * 3_600
@@ -215,6 +221,13 @@ class FileSettings(BaseModel):
         PositiveFloat,
         _setting("time without a byte, in which a request of a resumable upload ends; its bytes are kept"),
     ] = 5.0
+    checksums_at_once: Annotated[
+        PositiveInt,
+        _setting(
+            "requests with `Upload-Checksum` at once, each with up to 16 MiB in the temporary folder of the "
+            "system; more are refused with 503"
+        ),
+    ] = 8
     direct_seconds: Annotated[
         PositiveInt, _setting("how long a signed URL for an upload past the service is good")
     ] = 600
@@ -501,11 +514,18 @@ class Settings(BaseSettings):
             raise ValueError("ws_max_connections_per_client exceeds ws_max_connections")
         if self.rooms.stream_queue_size < self.ws_queue_size:
             raise ValueError("rooms.stream_queue_size is below ws_queue_size, by which history is read")
+        longest = self.request_seconds(self.files.max_resumable_size)
+        if self.files.resumable_seconds + longest >= ORPHAN_SECONDS:
+            raise ValueError("files.max_resumable_size takes weeks at body_min_rate: raise that")
         return self
 
     @property
     def sqlalchemy_url(self) -> str:
         return self.database_url.get_secret_value() or f"sqlite+aiosqlite:///{self.data_dir / 'app.sqlite3'}"
+
+    def request_seconds(self, size: int) -> float:
+        """The longest that a request with so many bytes can take."""
+        return self.body_timeout + size / self.body_min_rate + LATE_SECONDS
 
     @property
     def max_upload_body_size(self) -> int:

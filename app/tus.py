@@ -24,7 +24,7 @@ METADATA_KEY = re.compile(r"[!-+\--~]+")
 
 class RequestTimeout(AppError):
     status = 408
-    detail = "No byte came for too long. Those that came are kept."
+    detail = "No byte came for too long."
 
 
 class ChecksumMismatch(AppError):

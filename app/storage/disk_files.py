@@ -15,12 +15,11 @@ from tempfile import TemporaryFile
 from typing import Literal
 
 from app.errors import Conflict, Locked, NotFound
+from app.settings import ORPHAN_SECONDS
 from app.storage.pieces import PIECE_SIZE
 from app.storage.storage import Inspector
 
 UNFINISHED = ".{}.part"
-ORPHAN_SECONDS = 8 * 24 * 3_600
-"""How old an unfinished file is that no row can name any more: `APP_FILES__RESUMABLE_SECONDS` is less."""
 OTHER_LENGTH = "The file has another length than the request says."
 
 
@@ -46,6 +45,8 @@ def end_of(unfinished: Path, path: Path, offset: int) -> Iterator[FileIO]:
             raise NotFound
         if file.seek(0, os.SEEK_END) != offset:
             raise Conflict(OTHER_LENGTH)
+        # Its row lives on from now, also when no byte comes; see `ORPHAN_SECONDS`.
+        os.utime(file.fileno())
         yield file
 
 

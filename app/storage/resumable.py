@@ -4,34 +4,19 @@ Nothing about an upload is kept in the process. Its length is in the table, its 
 the storage has, its lock is the storage's: so whoever dies, another process knows as much.
 """
 
-import asyncio
-import hashlib
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, suppress
-from hmac import compare_digest
 
-from anyio import TemporaryFile, to_thread
-from starlette.requests import Request
+from anyio import to_thread
 
 from app.database.models import StoredFile
-from app.errors import (
-    DISK_FULL,
-    Conflict,
-    ContentTooLarge,
-    InsufficientStorage,
-    Locked,
-    NotFound,
-    ServiceUnavailable,
-    UnsupportedMediaType,
-)
+from app.errors import Conflict, ContentTooLarge, Locked, NotFound, UnsupportedMediaType
 from app.settings import Settings
 from app.storage.content import ContentCheck
-from app.storage.files import LATE_SECONDS, READY, RESUMABLE, Files
+from app.storage.files import READY, RESUMABLE, Files
 from app.storage.inspection import Inspection
-from app.storage.pieces import PIECE_SIZE, pieces_of
-from app.tus import Checksum, ChecksumMismatch, RequestTimeout
 
-TOO_LONG = "These are more bytes than Upload-Length says."
+TOO_LONG = "These are more bytes than the upload was to have."
 
 
 class ResumableUploads:
@@ -42,12 +27,7 @@ class ResumableUploads:
         self._settings = settings
 
     async def create(
-        self,
-        owner: str | None,
-        filename: str,
-        length: int,
-        chunks: AsyncIterator[bytes],
-        checksum: Checksum | None,
+        self, owner: str | None, filename: str, length: int, chunks: AsyncIterator[bytes]
     ) -> tuple[StoredFile, int]:
         """The new upload, and its offset after `chunks`. When these raise, nothing is left, for nobody knows
         its id. Raises `ContentTooLarge`, `UnsupportedMediaType` by the extension, `InsufficientStorage`."""
@@ -56,7 +36,7 @@ class ResumableUploads:
         seconds = self._settings.files.resumable_seconds
         file = await self._files.begin(RESUMABLE, owner, filename, length, length, seconds)
         try:
-            return await self._append(file, 0, chunks, checksum)
+            return await self._append(file, 0, chunks)
         except BaseException:
             await self._files.undo(file.id)
             raise
@@ -73,58 +53,54 @@ class ResumableUploads:
         return file, offset
 
     async def append(
-        self,
-        upload_id: str,
-        owner: str | None,
-        offset: int,
-        chunks: AsyncIterator[bytes],
-        checksum: Checksum | None,
+        self, upload_id: str, owner: str | None, offset: int, chunks: AsyncIterator[bytes]
     ) -> tuple[StoredFile, int]:
         """Adds what `chunks` brings; after the last byte the upload is a file. When `chunks` raises, what
-        came before is kept, but not where a checksum is yet to be met.
+        came before is kept.
 
         `Conflict` where `offset` is another, `Locked` where another request appends.
         """
-        limits = self._settings.files
-        # It is not swept under the hands of a request that takes long.
-        longest = self._settings.body_timeout + limits.max_resumable_size / self._settings.body_min_rate
-        try:
-            file = await self._files.prolong(
-                upload_id, owner, limits.resumable_seconds + longest + LATE_SECONDS
-            )
-        except NotFound:
-            await self._files.find(upload_id, owner)
-            raise Conflict("The upload is complete.") from None
-        try:
-            file, offset = await self._append(file, offset, chunks, checksum)
-        except (Conflict, Locked):  # of another request, which may take as long
-            raise
-        except Exception:
-            with suppress(NotFound):
-                await self._files.prolong(file.id, owner, limits.resumable_seconds)
-            raise
-        if file.state == RESUMABLE:
-            file = await self._files.prolong(file.id, owner, limits.resumable_seconds)
-        return file, offset
+        file = await self._files.find(upload_id, owner, RESUMABLE, READY)
+        if file.state == READY:
+            raise Conflict("The upload is complete.")
+        return await self._append(file, offset, chunks)
 
     async def end(self, upload_id: str, owner: str | None) -> None:
         await self._files.delete(upload_id, owner, RESUMABLE)
 
     async def _append(
-        self, file: StoredFile, offset: int, chunks: AsyncIterator[bytes], checksum: Checksum | None
+        self, file: StoredFile, offset: int, chunks: AsyncIterator[bytes]
     ) -> tuple[StoredFile, int]:
-        incoming = at_most(file.size - offset, chunks)
+        chunks = at_most(file.size - offset, chunks)
         if offset == 0:
-            incoming = well_begun(incoming, self._content_check(file.filename))
-        if checksum is not None:
-            incoming = verified(incoming, checksum)
+            chunks = well_begun(chunks, self._content_check(file.filename))
         try:
-            async with aclosing(incoming):
+            async with aclosing(self._unswept(file, chunks)) as incoming:
                 offset = await self._files.append(file.id, offset, incoming)
+            if offset == file.size:
+                return await self._complete(file), offset
+        except (Conflict, Locked):  # of another request, which says itself how long the upload waits
+            raise
         except UnsupportedMediaType:
             await self._files.undo(file.id)
             raise
-        return (await self._complete(file) if offset == file.size else file), offset
+        except Exception:
+            with suppress(NotFound):
+                await self._wait_for_the_next(file)
+            raise
+        return await self._wait_for_the_next(file), offset
+
+    async def _unswept(self, file: StoredFile, chunks: AsyncIterator[bytes]) -> AsyncGenerator[bytes]:
+        """It is not swept under the hands of a request that takes long, but only of one that may append: the
+        storage asks for the first of the chunks when it has looked at the offset and the lock."""
+        limits = self._settings.files
+        longest = self._settings.request_seconds(limits.max_resumable_size)
+        await self._files.prolong(file.id, file.owner_id, limits.resumable_seconds + longest)
+        async for chunk in chunks:
+            yield chunk
+
+    async def _wait_for_the_next(self, file: StoredFile) -> StoredFile:
+        return await self._files.prolong(file.id, file.owner_id, self._settings.files.resumable_seconds)
 
     async def _complete(self, file: StoredFile) -> StoredFile:
         inspection = Inspection(self._content_check(file.filename), file.size, ContentTooLarge(TOO_LONG))
@@ -139,24 +115,6 @@ class ResumableUploads:
 
     def _content_check(self, filename: str) -> ContentCheck:
         return ContentCheck(filename, self._settings.max_image_pixels)
-
-
-async def arriving(request: Request, silence: float, stopping: asyncio.Event) -> AsyncGenerator[bytes]:
-    """The body of a request. Its end is an error, which keeps what came, when the client is silent for so
-    long, or the service stops."""
-    chunks = aiter(request.stream())
-    while True:
-        try:
-            async with asyncio.timeout(silence):
-                chunk = await anext(chunks)
-        except TimeoutError:
-            raise RequestTimeout from None
-        except StopAsyncIteration:
-            return
-        if chunk:
-            yield chunk
-        if stopping.is_set():
-            raise ServiceUnavailable("The service is about to stop. What came is kept.")
 
 
 async def at_most(room: int, chunks: AsyncIterator[bytes]) -> AsyncGenerator[bytes]:
@@ -175,22 +133,3 @@ async def well_begun(chunks: AsyncIterator[bytes], content: ContentCheck) -> Asy
             await to_thread.run_sync(content.feed, chunk)
             first = False
         yield chunk
-
-
-async def verified(chunks: AsyncIterator[bytes], checksum: Checksum) -> AsyncGenerator[bytes]:
-    """All of the chunks, or none of them. Until the last one they wait in a temporary file."""
-    digest = hashlib.new(checksum.algorithm, usedforsecurity=False)
-    try:
-        async with TemporaryFile() as spool:
-            async for piece in pieces_of(chunks):
-                await to_thread.run_sync(digest.update, piece)
-                await spool.write(piece)
-            if not compare_digest(digest.digest(), checksum.digest):
-                raise ChecksumMismatch
-            await spool.seek(0)
-            while piece := await spool.read(PIECE_SIZE):
-                yield piece
-    except OSError as error:
-        if error.errno in DISK_FULL:
-            raise InsufficientStorage from error
-        raise

@@ -14,10 +14,9 @@ import pytest
 from pydantic import ValidationError
 
 from app.errors import Conflict, InsufficientStorage, Locked, NotFound
-from app.settings import FileSettings
+from app.settings import ORPHAN_SECONDS, FileSettings, Settings
 from app.storage import disk, disk_files
 from app.storage.disk import open_disk
-from app.storage.disk_files import ORPHAN_SECONDS
 from tests.contract.storages import BYTES, ID, LIMIT, OTHER_ID, Seen, chunks, content_of
 
 pytestmark = pytest.mark.anyio
@@ -226,3 +225,16 @@ async def test_only_who_is_alone_knows_what_is_left_over(tmp_path: Path) -> None
 def test_no_upload_waits_so_long_that_it_counts_as_an_orphan() -> None:
     with pytest.raises(ValidationError):
         FileSettings(resumable_seconds=ORPHAN_SECONDS)
+    large = FileSettings(max_resumable_size=50 * 2**30)
+    with pytest.raises(ValidationError, match=r"files\.max_resumable_size"):  # its last request is that long
+        Settings(files=large)
+    Settings(files=large, body_min_rate=64 * 1024)
+
+
+async def test_an_upload_whose_requests_bring_nothing_is_no_orphan(tmp_path: Path) -> None:
+    """Each of them may move the moment at which its row expires."""
+    async with open_disk(tmp_path) as storage:
+        await storage.append(ID, 0, chunks(b"text"))
+        os.utime(tmp_path / UNFINISHED, (0, 0))
+        await storage.append(ID, 4, chunks(b""))
+        assert (tmp_path / UNFINISHED).stat().st_mtime > time.time() - ORPHAN_SECONDS

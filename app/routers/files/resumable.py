@@ -5,31 +5,35 @@ protocol for that, with clients for browsers, phones and programs. Use it for wh
 connection lasts; a file of a few megabytes is simpler in one form.
 
 - `POST /files/uploads` tells the length and the name, and gets the URL of the upload.
-- `PATCH` on that URL sends bytes, and says by `Upload-Offset` where they begin. What arrived is kept, however
-  the request ends.
+- `PATCH` on that URL sends bytes, and says by `Upload-Offset` where they begin. When the line breaks, what
+  arrived is kept.
 - `HEAD` asks how much is kept. There the client goes on, after any break, from any process of the service.
 
 After the last byte the whole is looked at like any upload; what is not what its name says is 415, and gone.
 Then it is a file, at `/files/{the same id}`. Until then it holds its length of the owner's quota, and expires
-when no bytes come for `APP_FILES__RESUMABLE_SECONDS`.
+`APP_FILES__RESUMABLE_SECONDS` after its last `POST` or `PATCH`; one that is 409 or 423 does not count.
 
 The offset is the length of what the storage has, never a number beside it; so a `kill -9` between any two
-bytes cannot make the two differ. The lock is the storage's as well, so it holds between workers: on a disk
-it is `flock`, which the system ends with its process, and the second request is 423 at once. A bucket has no
-locks: there the first that puts the next part goes on, and 423 is what the other gets when it puts its own.
+bytes cannot make the two differ. What the process had not yet passed on goes with it: on a disk a megabyte or
+two, on S3 what waits for a part of 5 MiB. The client sends it again. The lock is the storage's as well, so it
+holds between workers: on a disk it is `flock`, which the system ends with its process, and the second request
+is 423 at once. A bucket has no locks: there the first that puts the next part goes on, and 423 is what the
+other gets when it puts its own.
 
 A client whose network is gone leaves a connection that looks open. After `APP_FILES__SILENCE_SECONDS`
 without a byte its request ends, and the lock is free for the same client, who is back long before the system
 notices. A proxy must not collect a request before it passes it on (nginx: `proxy_request_buffering off`),
 else what it has of a broken one is lost.
 
-A `PATCH` with `Upload-Checksum` counts as a whole or not at all: its bytes wait in a temporary file until the
-checksum is seen to be theirs. Of `Upload-Metadata` the `filename` is kept, cleaned, and no other key.
+A request with `Upload-Checksum` counts as a whole or not at all: when it breaks off, or its checksum is
+another, none of it is kept. Its bytes wait in a temporary file, where no quota counts them. So they are 16
+MiB at most, else it is 413, and `APP_FILES__CHECKSUMS_AT_ONCE` such requests wait in a process; one more is
+503. Nor is anything kept of a `POST` that breaks off, for nobody knows its URL. Of `Upload-Metadata` the
+`filename` is kept, cleaned, and no other key.
 
-The package `tuspyserver` speaks tus, too. But it takes uploads above its limit at their creation, has no
-checksums, locks for one machine only, and its `HEAD` fails where metadata lack a `filetype`, so that clients
-start anew. The engine here is `app/storage/resumable.py`, over the storage of all other files; the headers of
-the protocol are in `app/tus.py`.
+The engine is `app/storage/resumable.py`, over the storage of all other files (`app/storage/engines.py`). It
+knows nothing of HTTP: the headers of the protocol are in `app/tus.py`, the bodies of its requests in
+`app/tus_body.py`. [A page](/files/uploads) with pause and resume lets you try it.
 
 ## The trap
 
@@ -49,12 +53,16 @@ worker, and after every restart.
 - An upload whose last request died before its end is completed by HEAD.
 - Nobody is told of the last byte before it is known how that ends.
 - Bytes count only when they match their checksum.
+- More than 16 MiB with a checksum are refused.
+- Only so many requests at once wait for their checksum.
+- A disk without room for what waits for its checksum is 507.
 - Never more is kept than was announced.
 - What is not what its name says is 415 and gone.
 - Too large or over the quota is refused before the first byte.
 - Metadata that are not well formed are refused.
 - An upload of an account is 404 for everybody else.
 - An upload expires and each request moves that moment on.
+- A request that is refused with 409 or 423 does not move that moment.
 - An upload that is ended is gone.
 - Another version is 412 and every answer says ours.
 - A POST may say that it is a PATCH or a DELETE.
@@ -70,6 +78,7 @@ classes](https://fastapi.tiangolo.com/how-to/custom-request-and-route/) in the F
 """
 
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from datetime import UTC, datetime
 from email.utils import format_datetime
 from typing import Annotated, Any, Literal
@@ -78,24 +87,24 @@ from fastapi import APIRouter, Depends, Header, Request, Response
 from pydantic import BaseModel, Field
 
 from app.database.models import StoredFile
-from app.dependencies import FilesDep, OwnerDep, SettingsDep, StoppingDep
+from app.dependencies import ChecksumPlacesDep, FilesDep, OwnerDep, SettingsDep, StoppingDep
 from app.errors import UnsupportedMediaType
 from app.middleware.body_deadline import has_body
 from app.security.file_owner import ANONYMOUS_TOO
 from app.storage.files import READY
 from app.storage.names import display_name
-from app.storage.resumable import ResumableUploads, arriving
+from app.storage.resumable import ResumableUploads
 from app.tus import (
     DIGESTS,
     EXTENSIONS,
     OFFSET_OCTETS,
     VERSION,
-    Checksum,
     TusRoute,
     filename_of,
     metadata_of,
     read_checksum,
 )
+from app.tus_body import arriving
 
 router = APIRouter(prefix="/files/uploads", tags=["files"], route_class=TusRoute)
 
@@ -113,19 +122,23 @@ async def resumable_uploads(files: FilesDep, settings: SettingsDep) -> Resumable
     return ResumableUploads(files, settings)
 
 
-async def body(request: Request, settings: SettingsDep, stopping: StoppingDep) -> AsyncIterator[bytes]:
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind != OFFSET_OCTETS and (request.method == "PATCH" or has_body(request.scope)):
-        raise UnsupportedMediaType(f"The bytes of an upload are {OFFSET_OCTETS}.")
-    return arriving(request, settings.files.silence_seconds, stopping)
-
-
-async def checksum(
+async def body(
+    request: Request,
+    settings: SettingsDep,
+    stopping: StoppingDep,
+    places: ChecksumPlacesDep,
     upload_checksum: Annotated[
         str | None, Header(max_length=200, examples=["sha1 2jmj7l5rSw0yVb/vlWAYkK/YBwk="])
     ] = None,
-) -> Checksum | None:
-    return read_checksum(upload_checksum) if upload_checksum is not None else None
+) -> AsyncIterator[AsyncIterator[bytes]]:
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != OFFSET_OCTETS and (request.method == "PATCH" or has_body(request.scope)):
+        raise UnsupportedMediaType(f"The bytes of an upload are {OFFSET_OCTETS}.")
+    chunks = arriving(request, settings.files.silence_seconds, stopping)
+    if upload_checksum is not None:
+        chunks = places.verified(chunks, read_checksum(upload_checksum))
+    async with aclosing(chunks):
+        yield chunks
 
 
 async def version(tus_resumable: Annotated[Literal["1.0.0"], Header()]) -> None:
@@ -133,8 +146,7 @@ async def version(tus_resumable: Annotated[Literal["1.0.0"], Header()]) -> None:
 
 
 UploadsDep = Annotated[ResumableUploads, Depends(resumable_uploads)]
-BodyDep = Annotated[AsyncIterator[bytes], Depends(body)]
-ChecksumDep = Annotated[Checksum | None, Depends(checksum)]
+BodyDep = Annotated[AsyncIterator[bytes], Depends(body, scope="function")]
 VERSIONED = [Depends(version)]
 BODY = {"content": {OFFSET_OCTETS: {"schema": {"type": "string", "format": "binary"}}}}
 BYTES = {**ANONYMOUS_TOO, "requestBody": BODY}
@@ -167,11 +179,10 @@ async def create_upload(
     upload_length: Annotated[int, Header(ge=0)],
     upload_metadata: Annotated[str, Header(max_length=4_000, examples=["filename bm90ZS50eHQ="])],
     chunks: BodyDep,
-    checksum: ChecksumDep,
 ) -> Upload:
     """Makes room for a file. Its first bytes may come with this request; an empty file is complete by it."""
     filename = display_name(filename_of(upload_metadata))
-    file, offset = await uploads.create(owner, filename, upload_length, chunks, checksum)
+    file, offset = await uploads.create(owner, filename, upload_length, chunks)
     response.headers["Location"] = request.url_for("read_upload", upload_id=file.id).path
     return state_of(file, offset, response)
 
@@ -198,10 +209,9 @@ async def append_to_upload(
     owner: OwnerDep,
     upload_offset: Annotated[int, Header(ge=0)],
     chunks: BodyDep,
-    checksum: ChecksumDep,
 ) -> None:
     """Adds bytes. The last of them makes it a file, `/files/{upload_id}`."""
-    state_of(*await uploads.append(upload_id, owner, upload_offset, chunks, checksum), response)
+    state_of(*await uploads.append(upload_id, owner, upload_offset, chunks), response)
 
 
 @router.delete(

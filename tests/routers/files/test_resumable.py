@@ -1,5 +1,7 @@
 import asyncio
 import base64
+import errno
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
@@ -9,6 +11,7 @@ from typing import Annotated, Any
 
 import httpx2
 import pytest
+from anyio import AsyncFile
 from fastapi import FastAPI, Header, Request
 from fastapi.testclient import TestClient
 from sqlalchemy import update
@@ -16,8 +19,10 @@ from sqlalchemy import update
 from app.database.models import StoredFile
 from app.main import create_app
 from app.settings import FileSettings, Settings
+from app.storage.files import RESUMABLE
 from app.storage.pieces import PIECE_SIZE
 from app.tus import DIGESTS
+from app.tus_body import MOST_CHECKED
 from tests.asgi import EMPTY_BODY, LIMIT, Call, http_scope
 from tests.owners import log_in
 from tests.samples import TEXT, image, pdf
@@ -240,6 +245,64 @@ def test_bytes_count_only_when_they_match_their_checksum(client: TestClient) -> 
     assert offset_of(client, url) == offset
 
 
+def test_more_than_16_mib_with_a_checksum_are_refused(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert MOST_CHECKED == 16 * 2**20
+    monkeypatch.setattr("app.tus_body.MOST_CHECKED", 1_000)
+    url = created(client, len(CONTENT))
+    for size, status in ((1_001, 413), (1_000, 204)):
+        sum_of = {"Upload-Checksum": checksum("sha1", CONTENT[:size])}
+        assert patch(client, url, 0, CONTENT[:size], **sum_of).status_code == status
+    assert offset_of(client, url) == 1_000
+    assert patch(client, url, 1_000, CONTENT[1_000:]).status_code == 204  # without one
+
+
+@pytest.mark.anyio
+async def test_only_so_many_requests_at_once_wait_for_their_checksum(settings: Settings) -> None:
+    files = settings.files.model_copy(update={"checksums_at_once": 1})
+    sum_of = {"Upload-Checksum": checksum("sha1", b"01234")}
+    async with working(create_app(settings.model_copy(update={"files": files}))) as worker:
+        urls = [await worker.create(10) for _ in range(2)]
+
+        def patching(url: str, body: Body, **headers: str) -> Call:
+            headers = {**OCTETS, "Upload-Offset": "0", "Transfer-Encoding": "chunked", **headers}
+            return worker.call("PATCH", url, body, **headers)
+
+        for _ in range(2):  # a place is free again, however its request ends
+            first = patching(urls[0], body := Body(), **sum_of)
+            waiting = asyncio.create_task(first.run())
+            await body.send(b"012")
+            second = patching(urls[1], Body(), **sum_of)
+            second.leave()  # once it is answered, for it sends nothing
+            await second.run()
+            assert second.status == 503
+            first.leave()
+            await waiting
+        body = Body()
+        body.put_nowait({"type": "http.request", "body": b"01234", "more_body": False})
+        last = patching(urls[1], body, **sum_of)
+        await last.run()
+        assert last.status == 204
+        assert [await worker.offset(url) for url in urls] == [0, 5]
+
+
+@pytest.mark.parametrize("step", ["write", "seek"])
+def test_a_disk_without_room_for_what_waits_for_its_checksum_is_507(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    async def fail(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    url = created(client, 3)
+    sum_of = {"Upload-Checksum": checksum("sha1", b"one")}
+    with monkeypatch.context() as full:
+        full.setattr(AsyncFile, step, fail)
+        assert patch(client, url, 0, b"one", **sum_of).status_code == 507
+    assert offset_of(client, url) == 0
+    assert patch(client, url, 0, b"one", **sum_of).status_code == 204
+
+
 def test_never_more_is_kept_than_was_announced(client: TestClient, settings: Settings) -> None:
     url = created(client, 5)
     assert patch(client, url, 0, b"012").status_code == 204
@@ -363,6 +426,36 @@ def test_an_upload_expires_and_each_request_moves_that_moment_on(
     assert patch(client, url, 3, b"two").status_code == 404
     on_loop(client, client.app_state["files"].sweep)
     assert not stored(settings)
+
+
+@pytest.mark.anyio
+async def test_a_request_that_is_refused_with_409_or_423_does_not_move_that_moment(app: FastAPI) -> None:
+    async with working(app) as worker:
+        url = await worker.create(10)
+
+        async def expires_at() -> datetime:
+            file: StoredFile = await worker.state["files"].find(url.rpartition("/")[2], None, RESUMABLE)
+            assert file.expires_at
+            return file.expires_at
+
+        async def refused(offset: int) -> int | None:
+            call = worker.patch(url, offset, Body())
+            call.leave()
+            await call.run()
+            return call.status
+
+        before = await expires_at()
+        assert await refused(3) == 409
+        assert await expires_at() == before
+        body = Body()
+        first = asyncio.create_task((call := worker.patch(url, 0, body)).run())
+        await body.send(b"01234")
+        meanwhile = await expires_at()
+        assert meanwhile > before  # by as long as that request may take
+        assert await refused(0) == 423
+        assert await expires_at() == meanwhile
+        call.leave()
+        await first
 
 
 def test_an_upload_that_is_ended_is_gone(client: TestClient, settings: Settings) -> None:
