@@ -1,5 +1,6 @@
-"""What `tests/routers/files/test_downloads.py` says of a download, where the bytes lie in a bucket."""
+"""What the tests of `files/downloads` and `background/tasks` say, where the bytes lie in a bucket."""
 
+import hashlib
 import zipfile
 from collections.abc import Iterator
 from io import BytesIO
@@ -10,15 +11,24 @@ from fastapi.testclient import TestClient
 from app.main import create_app
 from app.settings import Settings
 from app.storage.pieces import PIECE_SIZE
-from tests.s3 import Bucket
+from tests.s3 import Bucket, S3Server
 
 TEXT = b"0123456789" * 60_000
+LINES = b"the cat and the hat\n" * (PIECE_SIZE // 16)
 
 
-@pytest.fixture
-def client(settings: Settings, bucket: Bucket) -> Iterator[TestClient]:
+@pytest.fixture(scope="module")
+def bucket(s3: S3Server) -> Bucket:
+    return s3.bucket()
+
+
+@pytest.fixture(scope="module")
+def client(
+    usual_settings: Settings, tmp_path_factory: pytest.TempPathFactory, bucket: Bucket
+) -> Iterator[TestClient]:
+    settings = bucket.applied(usual_settings).model_copy(update={"data_dir": tmp_path_factory.mktemp("s3")})
     # A download that breaks off is an error of the server, which tells the client by the missing end.
-    with TestClient(create_app(bucket.applied(settings)), raise_server_exceptions=False) as client:
+    with TestClient(create_app(settings), raise_server_exceptions=False) as client:
         yield client
 
 
@@ -51,3 +61,13 @@ def test_the_archive(client: TestClient) -> None:
     answer = client.get("/download", params={"file_id": ids})
     with zipfile.ZipFile(BytesIO(answer.content)) as archive:
         assert [archive.read(name) for name in archive.namelist()] == [TEXT, b"", b"x"]
+
+
+def test_a_report_on_a_file_of_several_pieces(client: TestClient) -> None:
+    stored = client.post("/upload/", files={"file": ("cats.txt", LINES)})
+    started = client.post("/tasks", json={"file_id": stored.json()["id"]})
+    assert client.portal
+    client.portal.start_task_soon(client.app_state["tasks"].drained).result(10)
+    result = client.get(started.headers["location"]).json()["result"]
+    assert result["sha256"] == hashlib.sha256(LINES).hexdigest()
+    assert result["text"]["lines"] == LINES.count(b"\n")
