@@ -25,7 +25,8 @@ WHOLE = ("app/main.py", "app/explorer.py")
 NAMED = re.compile(r"`((?:app|static)/[\w./-]+\.\w+)`")
 LOADED_FROM_BESIDE = re.compile(r'(?:extends|from) "(?:\./)?([\w-]+\.\w+)"')
 LOADED_FROM_STATIC = re.compile(r'/(static/[\w-]+\.\w+)"')
-FIRST_COMMENT = re.compile(r"((?:// [^\n]*\n)+)|/\*(.*?)\*/|\{#(.*?)-?#\}", re.DOTALL)
+OF_ITSELF = re.compile(r'"""(.*?)"""|((?:// [^\n]*\n)+)|/\*(.*?)\*/|\{#(.*?)-?#\}', re.DOTALL)
+"""How a file begins that says what it is: in Python, in a script, in a style sheet, in a template."""
 
 
 class SourceFile(BaseModel):
@@ -89,10 +90,6 @@ def _path_of(module: ModuleType) -> str:
 
 
 def _summary(path: str) -> str:
-    text = (ROOT / path).read_text()
-    if path.endswith(".py"):
-        said = ast.get_docstring(ast.parse(text)) or ""
-    else:
-        comment = FIRST_COMMENT.match(text)
-        said = "".join(filter(None, comment.groups())).replace("// ", "") if comment else ""
+    begin = OF_ITSELF.match((ROOT / path).read_text())
+    said = "".join(filter(None, begin.groups())).replace("// ", "") if begin else ""
     return re.split(r"(?<=[.!?])\s", " ".join(said.split()), maxsplit=1)[0]

@@ -5,8 +5,9 @@ Use it for a progress bar, also on another device than the one that sends.
 
 - `progress` `{offset, length, percent}`: the present state first, then each change.
 - `complete` `{location, size, sha256}`, or `gone` `{reason}` when the upload was ended or refused, or has
-  expired: the last event. A browser's `EventSource` connects again after both; it is answered 204 when it
-  has seen `complete`, for that has an id, and 404 after `gone`. Either stops it.
+  expired: the last event. The location is the route named `download`, of `files/downloads`. A browser's
+  `EventSource` connects again after both; it is answered 204 when it has seen `complete`, for that has an id,
+  and 404 after `gone`. Either stops it.
 - `goodbye` when the service stops, or after ten minutes: connect again, and show your credential anew.
 
 It asks the table and the storage, twice a second, and says what has changed. That looks like waste beside a

@@ -5,10 +5,9 @@ under an id that the server makes, and answers 201 with `Location: /files/{id}`.
 `download`, of `files/downloads`; a service that has none leaves the header out. Text, PDF, PNG, JPEG and GIF
 are accepted; to accept fewer, see `app/storage/content.py`.
 
-The form is parsed while it arrives (`app/storage/form_file.py`) and goes straight to the storage, a disk or
-S3 (`app/storage/engines.py`): no copy in memory or in a temporary file, whatever its size. For that the
-endpoint takes the `Request` and no `UploadFile`, and says in `openapi_extra` what FastAPI cannot know. It
-asks in this order:
+The form is parsed while it arrives (`app/storage/form_file.py`) and goes straight to the storage: no copy
+in memory or in a temporary file, whatever its size. For that the endpoint takes the `Request` and no
+`UploadFile`, and says in `openapi_extra` what FastAPI cannot know. It asks in this order:
 
 1. Who is it? Before a byte of the body is read, so a client that waits for `100 Continue` sends none.
 2. Is the declared length too much? That is `max_body_size` of the router (`settings.max_upload_body_size`),
@@ -20,14 +19,18 @@ asks in this order:
    on the disk and the form has ended with them.
 
 What is refused leaves nothing. `app/middleware/lingering_close.py` lets a client that is still sending read
-why, and `app/middleware/body_deadline.py` ends a body that is too slow.
+why, and `app/middleware/body_deadline.py` ends a body that is too slow: the one stands outermost, the other
+innermost.
+
+The lifespan opens three things: `open_database` of `app/database/session.py`, `open_storage` of
+`app/storage/engines.py`, a disk or S3, and with both of them `open_files` of `app/storage/sweeping.py`.
 
 A file belongs to the account that sent it, and is 404 to everybody else. Without a credential it is for
 whoever knows its id; all these together have one quota, and a day. `APP_FILES__ANONYMOUS=false` refuses them.
 
 `POST /upload/spooled` does the same by `UploadFile`, done right. It is simpler, and enough for small files
 of clients that you know: FastAPI spools the form to a temporary file before it asks who it is, and the file
-is written twice.
+is written twice. Starlette's parser needs `app/middleware/form_charset.py` before it.
 
 ## The trap
 

@@ -20,7 +20,7 @@ from sqlalchemy import event
 from starlette.types import ASGIApp, Message
 
 from app.commands import curl_command
-from app.lifespan import State, open_state
+from app.lifespan import Lifespan, State, open_state
 from app.middleware.body_deadline import BodyDeadlineMiddleware
 from app.routers.files import uploads
 from app.security.session_cookie import COOKIE
@@ -130,10 +130,16 @@ async def test_the_bytes_are_stored_while_the_body_arrives(app: FastAPI, setting
         await request
 
 
-def test_a_service_that_sends_no_files_answers_201_without_a_place(app: FastAPI, settings: Settings) -> None:
-    alone = FastAPI(lifespan=app.router.lifespan_context)
-    alone.include_router(uploads.router)
-    with TestClient(alone) as client:
+def alone(lifespan: Lifespan | None = None) -> FastAPI:
+    """A service of this page only."""
+    service = FastAPI(lifespan=lifespan)
+    service.include_router(uploads.router)
+    return service
+
+
+def test_a_service_that_sends_no_files_answers_201_without_a_place(settings: Settings) -> None:
+    lifespan = open_state(settings, Telemetry(settings.telemetry))
+    with TestClient(alone(lifespan)) as client:
         for path in BOTH_WAYS:
             answer = client.post(path, files={"file": ("a.txt", TEXT)})
             assert answer.status_code == 201
@@ -289,7 +295,9 @@ def test_the_name_is_cleaned_for_display_and_never_becomes_a_path(
     client: TestClient, settings: Settings, tmp_path: Path
 ) -> None:
     before = {path for path in tmp_path.rglob("*") if path.parent != settings.uploads_dir}
-    answers = [client.post(path, files={"file": (name, TEXT)}) for name in NAMES for path in BOTH_WAYS]
+    # One name by both ways shows that both clean it.
+    sent = [(path, "../../app/main.txt") for path in BOTH_WAYS] + [("/upload/", name) for name in NAMES]
+    answers = [client.post(path, files={"file": (name, TEXT)}) for path, name in sent]
     assert [answer.json()["filename"] for answer in answers[:2]] == ["main.txt"] * 2
     assert {path.name for path in stored(settings)} == {answer.json()["id"] for answer in answers}
     assert {path for path in tmp_path.rglob("*") if path.parent != settings.uploads_dir} == before
@@ -502,8 +510,8 @@ def test_the_file_is_readable_by_the_service_alone(client: TestClient, settings:
     assert [path.stat().st_mode & 0o777 for path in stored(settings)] == [0o600] * 2
 
 
-def test_the_document_offers_a_file_to_choose(app: FastAPI) -> None:
-    document = app.openapi()
+def test_the_document_offers_a_file_to_choose() -> None:
+    document = alone().openapi()
     streamed, spooled = (
         document["paths"][path]["post"]["requestBody"]["content"]["multipart/form-data"]["schema"]
         for path in BOTH_WAYS
