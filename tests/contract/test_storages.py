@@ -283,6 +283,13 @@ async def test_inspectors_work_in_threads_that_are_not_those_of_the_rest(engine:
     assert get_ident() not in threads
 
 
+async def test_its_threads_end_with_a_storage(engine: Engine) -> None:
+    async with engine() as storage:
+        await storage.save(ID, chunks(b"x"), Seen())
+    with pytest.raises(RuntimeError, match="after shutdown"):
+        await storage.save(OTHER_ID, chunks(b"x"), Seen())
+
+
 async def test_a_storage_that_works_passes_the_check(engine: Engine) -> None:
     async with engine() as storage:
         await asyncio.gather(*(storage.check() for _ in range(5)))
