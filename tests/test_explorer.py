@@ -3,6 +3,7 @@ from dataclasses import dataclass
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
+from urllib.parse import urljoin
 
 import pytest
 from fastapi import FastAPI
@@ -222,6 +223,19 @@ def test_the_links_carry_the_prefix_under_which_a_proxy_serves_the_app(client: T
         elements = Elements(behind.get(path).text)
         local = [link for link in elements.attributes("href", "src", "data-url") if link.startswith("/")]
         assert local and all(link.startswith("/reference/") for link in local), path
+
+
+def test_a_text_leads_to_the_page_to_try_it_on_behind_a_prefix_too(web_pages: dict[str, WebPage]) -> None:
+    for page, tried in (
+        ("websockets/rooms", "/rooms"),
+        ("files/resumable", "/files/uploads"),
+        ("files/progress", "/files/uploads"),
+        ("security/sessions", "/security/session"),
+    ):
+        links = web_pages[f"/pages/{page}"].elements.attributes("href")
+        assert f"/reference{tried}" in [urljoin(f"/reference/pages/{page}", link) for link in links]
+    # What starts at the root of the host would miss the prefix.
+    assert not [page.path for page in PAGES if "](/" in (page.module.__doc__ or "")]
 
 
 @pytest.mark.parametrize("path", DOCS)

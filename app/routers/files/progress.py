@@ -21,7 +21,7 @@ progress has steps, for bytes are kept there in parts. A storage that does not a
 A stream takes one of the places that sockets have (`APP_WS_MAX_CONNECTIONS`, and those of one address). It
 holds no database connection while it waits, so `Files` opens a session for each look.
 
-[A page that uploads a file](/files/uploads), with a progress bar, pause and resume, lets you try it: its
+[A page that uploads a file](../../files/uploads), with a progress bar, pause and resume, lets you try it: its
 template is `app/templates/uploads.html`. It is made of `static/resumable-upload.js`, a module without a
 dependency, to copy as it is. `fetch` reads the events there, for `EventSource` cannot send an access token.
 

@@ -33,7 +33,7 @@ MiB at most, else it is 413, and `APP_FILES__CHECKSUMS_AT_ONCE` such requests wa
 
 The engine is `app/storage/resumable.py`, over the storage of all other files (`app/storage/engines.py`). It
 knows nothing of HTTP: the headers of the protocol are in `app/tus.py`, the bodies of its requests in
-`app/tus_body.py`. [A page](/files/uploads) with pause and resume lets you try it.
+`app/tus_body.py`. [A page](../../files/uploads) with pause and resume lets you try it.
 
 ## The trap
 

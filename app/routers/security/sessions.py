@@ -26,7 +26,7 @@ The models of the forms inherit the token from `OwnForm`, so that the document s
 what it does not know refuses the token too, unless it declares it. `check_token` compares the token before
 any model looks at the form: it awaits `request.form()`, which reads the body once and keeps it.
 
-Open [the form](/security/session) with an account of `POST /security/oauth2/accounts`.
+Open [the form](../../security/session) with an account of `POST /security/oauth2/accounts`.
 
 ## The trap
 

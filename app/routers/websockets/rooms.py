@@ -26,9 +26,9 @@ them, in memory or, with `APP_REDIS_URL`, in Redis Streams. When Redis is away, 
 `service: degraded`; nothing can be said, nobody is cut off, and what was said comes when it is back. A
 process that is killed says no goodbye; the others see by its silence that its members are gone.
 
-[Two clients in one page](/rooms) let you try it. It is made of `static/room-client.js`, a module to copy as
-it is: it gets a ticket for each connection, comes back after a random pause that grows, with the last id it
-saw, and sends one message at a time, again with its `ref` until it is accepted.
+[Two clients in one page](../../rooms) let you try it. It is made of `static/room-client.js`, a module to copy
+as it is: it gets a ticket for each connection, comes back after a random pause that grows, with the last id
+it saw, and sends one message at a time, again with its `ref` until it is accepted.
 
 Close codes are those of `websockets/echo`, and 4401 when the credential ends, 4408 after
 `APP_ROOMS__IDLE_SECONDS` without a word, not even a `ping`. 1012, 1013 and 4401 mean: come back, with the
