@@ -1,12 +1,14 @@
-"""What a connection that never completes the head of a request costs in uvicorn, and here."""
+"""What a head that is never complete, and a body in very small chunks, cost in uvicorn, and here."""
 
 import asyncio
+import re
 from pathlib import Path
 
 import pytest
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.types import Receive, Scope, Send
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from app import http_protocol
 from tests.live.one_connection import connected
@@ -17,11 +19,19 @@ pytestmark = pytest.mark.anyio
 
 UVICORNS = "httptools"
 HALVES = pytest.mark.parametrize("half", ["", "\r\n", "GET / HT", "GET / HTTP/1.1\r\nHost: a\r\nX: y"])
+BOTH = pytest.mark.parametrize("http", [OURS, UVICORNS])
 GET = b"GET / HTTP/1.1\r\nHost: testserver\r\n\r\n"
+POST = "POST / HTTP/1.1\r\nHost: testserver\r\n"
+CHUNKED = f"{POST}Transfer-Encoding: chunked\r\n\r\n"
 
 
 async def hello(scope: Scope, receive: Receive, send: Send) -> None:
     await PlainTextResponse("hello")(scope, receive, send)
+
+
+async def echo(scope: Scope, receive: Receive, send: Send) -> None:
+    body = await Request(scope, receive).body()
+    await PlainTextResponse(b"<" + body + b">")(scope, receive, send)
 
 
 @HALVES
@@ -96,6 +106,93 @@ async def test_a_body_is_no_head() -> None:
         for _ in range(4):
             await wire.send(b"x" * 100_000)
         assert (await wire.read_until(b" bytes")).endswith(b"400000 bytes")
+
+
+@pytest.fixture
+def handed_over(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The lengths of what the request of the app is given."""
+    lengths: list[int] = []
+    hand_over = HttpToolsProtocol.on_body
+
+    def count(protocol: HttpToolsProtocol, body: bytes) -> None:
+        lengths.append(len(body))
+        hand_over(protocol, body)
+
+    monkeypatch.setattr(HttpToolsProtocol, "on_body", count)
+    return lengths
+
+
+async def test_the_chunks_of_one_read_are_handed_over_at_once(handed_over: list[int]) -> None:
+    async with connected(http=OURS, head=CHUNKED, app=echo) as wire:
+        await wire.until(lambda: bool(wire.protocol.cycle))
+        wire.protocol.data_received(b"1\r\na\r\n" * 20_000)
+        wire.protocol.data_received(b"1\r\na\r\n" * 10_000 + b"0\r\n\r\n" + CHUNKED.encode() + b"1\r\nb\r\n")
+        assert handed_over == [20_000, 10_000, 1]
+        assert (await wire.read_until(b">")).endswith(b"<" + b"a" * 30_000 + b">")
+
+
+async def test_trap_each_chunk_is_handed_over_alone(handed_over: list[int]) -> None:
+    async with connected(http=UVICORNS, head=CHUNKED, app=echo) as wire:
+        await wire.until(lambda: bool(wire.protocol.cycle))
+        wire.protocol.data_received(b"1\r\na\r\n" * 20_000)
+        assert handed_over == [1] * 20_000
+
+
+@BOTH
+@pytest.mark.parametrize("size", [1, 7, 10_000])
+async def test_bodies_of_any_kind_are_those_of_their_requests(http: str, size: int) -> None:
+    requests = (
+        f"{CHUNKED}1\r\na\r\n2\r\nbc\r\n0\r\nX-Trailer: x\r\n\r\n{POST}Content-Length: 4\r\n\r\ndefg"
+        f"{POST}\r\n{CHUNKED}0\r\n\r\n{POST}Content-Length: 1\r\nConnection: close\r\n\r\nh"
+    ).encode()
+    async with connected(http=http, head="", app=echo) as wire:
+        await wire.until(lambda: bool(wire.protocol))
+        protocol = wire.protocol
+        for start in range(0, len(requests), size):
+            protocol.data_received(requests[start : start + size])
+        answers = await wire.read_until(b"")
+        assert re.findall(b"<.*>", answers) == [b"<abc>", b"<defg>", b"<>", b"<>", b"<h>"]
+
+
+@BOTH
+async def test_more_than_64_kib_that_the_app_does_not_ask_for_pause_the_reading(http: str) -> None:
+    asked = asyncio.Event()
+
+    async def later(scope: Scope, receive: Receive, send: Send) -> None:
+        await asked.wait()
+        await echo(scope, receive, send)
+
+    async with connected(http=http, head=CHUNKED, app=later) as wire:
+        await wire.until(lambda: bool(wire.protocol.cycle))
+        for paused in (False, True):
+            wire.protocol.data_received(b"8000\r\n" + b"a" * 0x8000 + b"\r\n1\r\na\r\n")
+            assert wire.protocol.flow.read_paused is paused
+        asked.set()
+        await wire.send(b"0\r\n\r\n")
+        assert (await wire.read_until(b">")).count(b"a" * 0x10002) == 1
+
+
+@BOTH
+async def test_a_client_that_waits_for_100_continue_is_asked_for_the_body(http: str) -> None:
+    head = CHUNKED.replace("\r\n\r\n", "\r\nExpect: 100-continue\r\n\r\n")
+    async with connected(http=http, head=head, app=echo) as wire:
+        assert await wire.read_until(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+        await wire.send(b"1\r\na\r\n0\r\n\r\n")
+        assert (await wire.read_until(b">")).endswith(b"<a>")
+
+
+@BOTH
+async def test_what_came_before_a_broken_chunk_is_received_and_the_answer_is_400(http: str) -> None:
+    received: asyncio.Queue[object] = asyncio.Queue()
+
+    async def read(scope: Scope, receive: Receive, send: Send) -> None:
+        while (message := await receive())["type"] == "http.request":
+            received.put_nowait(message["body"])
+
+    async with connected(http=http, head=CHUNKED, app=read) as wire:
+        await wire.send(b"1\r\na\r\nnone\r\n")
+        assert (await wire.read_until(b"")).startswith(b"HTTP/1.1 400 ")
+        assert received.get_nowait() == b"a"
 
 
 async def test_requests_that_come_in_pieces_and_together_are_answered() -> None:
