@@ -17,12 +17,14 @@ from fastapi.testclient import TestClient
 from sqlalchemy import update
 
 from app.database.models import StoredFile
+from app.errors import Conflict, InsufficientStorage
 from app.main import create_app
 from app.settings import FileSettings, Settings
 from app.storage.files import RESUMABLE
 from app.storage.pieces import PIECE_SIZE
-from app.tus import DIGESTS
-from app.tus_body import MOST_CHECKED
+from app.storage.resumable import ResumableUploads
+from app.tus import DIGESTS, read_checksum
+from app.tus_body import MOST_CHECKED, ChecksumPlaces
 from tests.asgi import EMPTY_BODY, LIMIT, Call, http_scope
 from tests.owners import log_in
 from tests.samples import TEXT, image, pdf
@@ -46,7 +48,7 @@ MOST = 2_000_000
 
 @pytest.fixture
 def settings(settings: Settings) -> Settings:
-    return settings.model_copy(update={"files": FileSettings(max_resumable_size=MOST)})
+    return settings.model_copy(update={"files": FileSettings(max_resumable_size=MOST, checksums_at_once=1)})
 
 
 def stored(settings: Settings) -> list[Path]:
@@ -259,10 +261,9 @@ def test_more_than_16_mib_with_a_checksum_are_refused(
 
 
 @pytest.mark.anyio
-async def test_only_so_many_requests_at_once_wait_for_their_checksum(settings: Settings) -> None:
-    files = settings.files.model_copy(update={"checksums_at_once": 1})
+async def test_only_so_many_requests_at_once_wait_for_their_checksum(app: FastAPI) -> None:
     sum_of = {"Upload-Checksum": checksum("sha1", b"01234")}
-    async with working(create_app(settings.model_copy(update={"files": files}))) as worker:
+    async with working(app) as worker:
         urls = [await worker.create(10) for _ in range(2)]
 
         def patching(url: str, body: Body, **headers: str) -> Call:
@@ -287,20 +288,42 @@ async def test_only_so_many_requests_at_once_wait_for_their_checksum(settings: S
         assert [await worker.offset(url) for url in urls] == [0, 5]
 
 
-@pytest.mark.parametrize("step", ["write", "seek"])
-def test_a_disk_without_room_for_what_waits_for_its_checksum_is_507(
-    client: TestClient, monkeypatch: pytest.MonkeyPatch, step: str
+def test_a_place_is_free_again_also_while_an_error_still_holds_the_chunks(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def fail(*_: object) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    held = []
+
+    async def fail(*given: Any) -> None:
+        held.append(chunks := given[-1])
+        await anext(chunks)
+        raise Conflict
 
     url = created(client, 3)
     sum_of = {"Upload-Checksum": checksum("sha1", b"one")}
+    with monkeypatch.context() as failing:
+        failing.setattr(ResumableUploads, "append", fail)
+        assert patch(client, url, 0, b"one", **sum_of).status_code == 409
+    assert held
+    assert patch(client, url, 0, b"one", **sum_of).status_code == 204
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("step", ["write", "seek"])
+async def test_a_disk_without_room_for_what_waits_for_its_checksum_is_507(
+    monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    """Past the storage: that on a disk would say the same of its own errors, one on S3 would not."""
+
+    async def fail(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    places, expected = ChecksumPlaces(1), read_checksum(checksum("sha1", b"one"))
     with monkeypatch.context() as full:
         full.setattr(AsyncFile, step, fail)
-        assert patch(client, url, 0, b"one", **sum_of).status_code == 507
-    assert offset_of(client, url) == 0
-    assert patch(client, url, 0, b"one", **sum_of).status_code == 204
+        with pytest.raises(InsufficientStorage):
+            await anext(places.verified(chunks_of(b"one"), expected))
+    assert InsufficientStorage.status == 507
+    assert [piece async for piece in places.verified(chunks_of(b"one"), expected)] == [b"one"]
 
 
 def test_never_more_is_kept_than_was_announced(client: TestClient, settings: Settings) -> None:
