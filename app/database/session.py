@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from sqlite3 import OperationalError
 from typing import Any
 
 from sqlalchemy import Connection, event, func, inspect, make_url, select
@@ -14,11 +15,13 @@ from app.database.seed import seed
 
 SessionMaker = async_sessionmaker[AsyncSession]
 
-# WAL: readers do not wait for the writer. FULL: what was committed outlives a power cut; NORMAL saves one
-# flush to the disk for each commit, but then an upload that was answered could be gone. busy_timeout: a
-# second writer waits this many milliseconds instead of failing. SQLite checks foreign keys only when told to.
+WAL = "PRAGMA journal_mode = WAL"
+"""Readers do not wait for the writer. The file keeps this, once it is switched."""
+
+# FULL: what was committed outlives a power cut; NORMAL saves one flush to the disk for each commit, but then
+# an upload that was answered could be gone. busy_timeout: a second writer waits this many milliseconds instead
+# of failing. SQLite checks foreign keys only when told to.
 SQLITE_PRAGMAS = (
-    "PRAGMA journal_mode = WAL",
     "PRAGMA synchronous = FULL",
     "PRAGMA busy_timeout = 5000",
     "PRAGMA foreign_keys = ON",
@@ -29,8 +32,8 @@ SQLITE_PRAGMAS = (
 async def open_database(url: str) -> AsyncIterator[SessionMaker]:
     """Connects, makes the tables that are missing, seeds an empty database; disposes of the pool on leaving.
 
-    Raises SQLAlchemy's `OperationalError` when the database cannot be reached, and `RuntimeError` when it is of
-    another version of the service.
+    Raises SQLAlchemy's `OperationalError` when the database cannot be reached, and `RuntimeError` when it is
+    that of another version of the service.
     """
     parsed = make_url(url)
     # hide_parameters: an error in the log names the statement, not the values of a user.
@@ -59,7 +62,7 @@ async def open_database(url: str) -> AsyncIterator[SessionMaker]:
 
 
 def _make_missing_tables(connection: Connection) -> None:
-    """`create_all` does not look into a table that is there: a column that it lacks would fail some request."""
+    """`create_all` alone does not look into a table that is there: a request would find what it lacks."""
     tables = Base.metadata.tables
     found = inspect(connection).get_multi_columns(filter_names=list(tables))
     columns = {table: {column["name"] for column in found[None, table]} for _, table in found}
@@ -81,6 +84,13 @@ def _set_pragmas(connection: Any, _record: object) -> None:
     cursor = connection.cursor()
     for pragma in SQLITE_PRAGMAS:
         cursor.execute(pragma)
+    try:
+        cursor.execute(WAL)
+    except OperationalError:
+        # While another worker switches a new database SQLite refuses this without waiting; to begin waits.
+        cursor.execute("BEGIN IMMEDIATE")
+        connection.rollback()
+        cursor.execute(WAL)
     cursor.close()
 
 

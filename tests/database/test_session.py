@@ -1,7 +1,9 @@
 import asyncio
 import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 from anyio import CancelScope
@@ -78,6 +80,27 @@ async def test_a_database_of_another_version_is_refused_and_not_changed(tmp_path
         "The database is of another version and was not changed. "
         "Missing columns: files.sha256, files.expires_at, items.price_cents."
     )
-    with sqlite3.connect(tmp_path / "app.sqlite3") as connection:
+    with closing(sqlite3.connect(tmp_path / "app.sqlite3")) as connection:
         assert not connection.execute("SELECT * FROM sqlite_master WHERE name = 'tickets'").fetchall()
-    connection.close()
+
+
+async def test_who_switches_a_new_database_while_another_writes_to_it_waits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = tmp_path / "app.sqlite3"
+    with closing(sqlite3.connect(place, isolation_level=None, check_same_thread=False)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        connect = sqlite3.connect
+
+        def end_the_other(sql: str) -> None:
+            if sql == "BEGIN IMMEDIATE":
+                other.rollback()
+
+        def connect_traced(*args: Any, **kwargs: Any) -> sqlite3.Connection:
+            connection: sqlite3.Connection = connect(*args, **kwargs)
+            connection.set_trace_callback(end_the_other)
+            return connection
+
+        monkeypatch.setattr(sqlite3, "connect", connect_traced)
+        async with open_database(f"sqlite+aiosqlite:///{place}") as sessions, sessions() as session:
+            assert await session.scalar(text("PRAGMA journal_mode")) == "wal"
