@@ -19,8 +19,8 @@ WAL = "PRAGMA journal_mode = WAL"
 """Readers do not wait for the writer. The file keeps this, once it is switched."""
 
 # FULL: what was committed outlives a power cut; NORMAL saves one flush to the disk for each commit, but then
-# an upload that was answered could be gone. busy_timeout: a second writer waits this many milliseconds instead
-# of failing. SQLite checks foreign keys only when told to.
+# an upload that was answered could be gone. busy_timeout: a second writer waits this many milliseconds
+# instead of failing. SQLite checks foreign keys only when told to.
 SQLITE_PRAGMAS = (
     "PRAGMA synchronous = FULL",
     "PRAGMA busy_timeout = 5000",
