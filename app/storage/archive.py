@@ -8,6 +8,8 @@ from zipfile import ZIP_DEFLATED, ZipFile
 
 from anyio import to_thread
 
+from app.storage.names import MAX_NAME_BYTES
+
 LARGE = 2**30
 """From this length on an entry is written in the form that has no limit. Older programs read the other."""
 
@@ -60,11 +62,16 @@ class Outlet:
 
 
 def unused_name(name: str, used: set[str]) -> str:
-    """`name`, or `name (2)` and so on, added to `used`. Some systems take two spellings for one name."""
+    """`name`, or `name (2)` and so on, added to `used`. Some systems take two spellings for one name.
+
+    With the number it is cut to the bytes that a file system takes for a name.
+    """
     path = PurePath(name)
     number = 1
     while name.casefold() in used:
         number += 1
-        name = str(path.with_stem(f"{path.stem} ({number})"))
+        end = f" ({number}){path.suffix}".encode()[:MAX_NAME_BYTES]
+        start = path.stem.encode()[: MAX_NAME_BYTES - len(end)]
+        name = str(path.with_name((start + end).decode(errors="ignore")))
     used.add(name.casefold())
     return name

@@ -3,7 +3,7 @@ import shutil
 import zipfile
 from collections.abc import AsyncGenerator
 from io import BytesIO
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import pytest
 
@@ -100,3 +100,18 @@ def test_no_two_names_are_one_on_any_system() -> None:
     assert names[:4] == ["a.txt", "a (2).txt", "A (3).TXT", "a (2) (2).txt"]
     assert names[4:8] == ["a", "a (2)", ".txt", ".txt (2)"]
     assert names[8:] == ["b/a.txt", "b/a (2).txt", "a.tar.gz"]
+
+
+@pytest.mark.parametrize(
+    ("stem", "suffix"),
+    [("a" * 251, ".txt"), ("ü" * 125 + "a", ".txt"), ("a", "." + "x" * 253), ("b/" + "日" * 85, "")],
+)
+def test_a_name_with_a_number_is_no_longer_than_a_file_system_takes(stem: str, suffix: str) -> None:
+    used: set[str] = set()
+    first, *numbered = [unused_name(stem + suffix, used) for _ in range(12)]
+    assert first == stem + suffix
+    assert len({*numbered}) == 11
+    for name in map(PurePath, numbered):
+        assert 250 < len(name.name.encode()) <= 255
+        assert name.parent == PurePath(first).parent
+        assert name.suffix[:4] == suffix[:4]
