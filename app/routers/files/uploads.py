@@ -29,8 +29,8 @@ A file belongs to the account that sent it, and is 404 to everybody else. Withou
 whoever knows its id; all these together have one quota, and a day. `APP_FILES__ANONYMOUS=false` refuses them.
 
 `POST /upload/spooled` does the same by `UploadFile`, done right. It is simpler, and enough for small files
-of clients that you know: FastAPI spools the form to a temporary file before it asks who it is, and the file
-is written twice. Starlette's parser needs `app/middleware/form_charset.py` before it.
+of clients that you know: FastAPI spools the form to a temporary file before it asks who it is, so a 401 or
+507 comes after the whole body, and the file is written twice. Starlette's parser needs `app/middleware/form_charset.py` before it.
 
 ## The trap
 
