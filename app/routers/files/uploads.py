@@ -30,7 +30,8 @@ whoever knows its id; all these together have one quota, and a day. `APP_FILES__
 
 `POST /upload/spooled` does the same by `UploadFile`, done right. It is simpler, and enough for small files
 of clients that you know: FastAPI spools the form to a temporary file before it asks who it is, so a 401 or
-507 comes after the whole body, and the file is written twice. Starlette's parser needs `app/middleware/form_charset.py` before it.
+507 comes after the whole body, and the file is written twice. Starlette's parser needs
+`app/middleware/form_charset.py` before it.
 
 ## The trap
 
