@@ -55,12 +55,12 @@ export class ResumableUpload {
    * @param {object} options
    * @param {string} options.endpoint Such as `/files/uploads`.
    * @param {number} [options.chunkSize] Bytes of one request. What arrived of a chunk is kept when the line is lost.
-   * @param {() => HeadersInit | Promise<HeadersInit>} [options.headers] Asked before each request, so that it may
-   *   get a new access token.
+   * @param {() => HeadersInit | Promise<HeadersInit>} [options.headers] Asked before each: a token expires.
    * @param {(progress: Progress) => void} [options.onprogress]
    * @param {(state: State, news: {pause?: number, error?: Error}) => void} [options.onstate]
    */
   constructor(file, { endpoint, chunkSize = CHUNK_SIZE, headers = () => ({}), onprogress, onstate }) {
+    if (!(chunkSize >= 1)) throw new RangeError("A chunk has at least one byte.");
     this.file = file;
     this.endpoint = new URL(endpoint, location.href).href;
     this.chunkSize = chunkSize;

@@ -6,7 +6,7 @@ const MAX_DIGESTED = 256 * 2 ** 20; // the browser digests a file as a whole, in
 const RATE_SPAN = 5_000; // milliseconds over which the rate is an average
 const page = document.getElementById("uploads");
 const find = (selector) => page.querySelector(selector);
-const chunkSize = Number(new URLSearchParams(location.search).get("chunk")) || undefined;
+const chunkSize = Math.max(0, parseInt(new URLSearchParams(location.search).get("chunk"))) || undefined;
 const input = find("input");
 const drop = find(".drop");
 

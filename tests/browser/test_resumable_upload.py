@@ -238,3 +238,9 @@ def test_a_file_that_cannot_be_read_any_more_is_an_error_and_no_loop(client: Cli
     client("gone = file('fish.txt'), gone.slice = () => ({arrayBuffer: () => Promise.reject(), size: 4})")
     client.begin("gone")
     assert client.outcome() == "The file cannot be read any more. Has it changed?"
+
+
+@pytest.mark.parametrize("size", ["0", "-1", "0.5", "NaN"])
+def test_a_chunk_without_a_byte_is_an_error_and_no_loop(client: Client, size: str) -> None:
+    build = f"new ResumableUpload(file('fish.txt'), {{endpoint: '/files/uploads', chunkSize: {size}}})"
+    assert client(f"() => {{try {{{build}}} catch (error) {{return error instanceof RangeError}}}}") is True

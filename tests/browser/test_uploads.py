@@ -148,3 +148,15 @@ def test_the_page_tells_a_problem_and_cancels_and_fits_a_phone_and_is_dark_in_th
     assert httpx2.get(f"{kept}/events").status_code == 404
     assert page.evaluate("Object.values(localStorage)") == []
     assert uploader.complaints() == []
+
+
+@pytest.mark.parametrize("chunk", ["-1", "0.5"])
+def test_a_chunk_of_no_byte_is_not_taken_from_the_address(
+    chunk: str, browser: Browser, live: Server, tmp_path: Path
+) -> None:
+    uploader = Uploader(browser, live.url, f"?chunk={chunk}")
+    path = tmp_path / "note.txt"
+    path.write_text("a note")
+    uploader.choose(path)
+    expect(uploader.state).to_have_text("Complete")
+    assert uploader.complaints() == []
