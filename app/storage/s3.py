@@ -37,6 +37,7 @@ class S3Storage:
         self._bucket = bucket
         self._direct_lifetime = timedelta(seconds=direct_seconds)
         self._threads = Threads(THREADS)
+        self._being_published: set[str] = set()
 
     async def save(self, file_id: str, chunks: AsyncIterable[bytes], inspector: Inspector) -> None:
         async with (
@@ -46,6 +47,24 @@ class S3Storage:
             await self._bucket.put_all(file_id_of(file_id), good)
 
     async def append(self, file_id: str, offset: int, chunks: AsyncIterable[bytes]) -> int:
+        try:
+            length = await self._append(file_id, offset, chunks)
+        finally:
+            complete = await ended(asyncio.ensure_future(self._complete_meanwhile(file_id)))
+        if complete:
+            raise Conflict("The upload is complete.")
+        return length
+
+    async def _complete_meanwhile(self, file_id: str) -> bool:
+        """By another request. What came after its last byte is of no file, and in no quota."""
+        try:
+            await self._bucket.size(file_id_of(file_id))
+        except NotFound:
+            return False
+        await self._bucket.delete([*await self._listed(file_id)])
+        return True
+
+    async def _append(self, file_id: str, offset: int, chunks: AsyncIterable[bytes]) -> int:
         parts = _joined(await self._listed(file_id))
         if sum(parts.values()) != offset:
             raise Conflict("The file has another length than the request says.")
@@ -84,6 +103,16 @@ class S3Storage:
             return 0
 
     async def publish(self, file_id: str, inspector: Inspector) -> None:
+        """Once at a time in a process. Two processes may do it at once: that makes the same file twice."""
+        if file_id in self._being_published:
+            raise Locked
+        self._being_published.add(file_id)
+        try:
+            await self._publish(file_id, inspector)
+        finally:
+            self._being_published.remove(file_id)
+
+    async def _publish(self, file_id: str, inspector: Inspector) -> None:
         listed = await self._listed(file_id)
         try:
             # It is there already where a process died right after.
@@ -96,7 +125,8 @@ class S3Storage:
                     await self.save(file_id, pieces, inspector)
             except NotFound:
                 raise Locked from None  # another request has published it meanwhile, or deleted it
-        await self._bucket.delete([*listed])
+        # Listed anew: who is still appending may have put one that it could not yet see to be late.
+        await self._bucket.delete([*await self._listed(file_id)])
 
     async def publish_direct(self, file_id: str, inspector: Inspector) -> None:
         """Like `publish`, of what the client has put at its URL. `NotFound` where there is nothing yet.

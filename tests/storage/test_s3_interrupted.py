@@ -10,8 +10,9 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import pytest
+from starlette.requests import ClientDisconnect
 
-from app.errors import NotFound, ServiceUnavailable, UnsupportedMediaType
+from app.errors import Conflict, Locked, NotFound, ServiceUnavailable, UnsupportedMediaType
 from app.storage.bucket import PART_SIZE, Bucket
 from app.storage.s3 import S3Storage
 from tests.contract.storages import ID, LIMIT, Seen
@@ -29,7 +30,7 @@ class BucketInMemory(Bucket):
     def __init__(self) -> None:
         self.objects: dict[str, bytes] = {}
         self.dates: dict[str, datetime] = {}
-        self.being_read = 0
+        self.being_read = self.files_put = 0
         self.putting, self.may_put = asyncio.Event(), asyncio.Event()
 
     async def create(self, path: str, body: bytes) -> None:
@@ -38,7 +39,11 @@ class BucketInMemory(Bucket):
         self.objects[path] = body
 
     async def put_all(self, path: str, pieces: AsyncIterator[bytes]) -> None:
-        self.objects[path] = b"".join([piece async for piece in pieces])
+        self.files_put += 1
+        self.putting.set()
+        content = b"".join([piece async for piece in pieces])
+        await self.may_put.wait()
+        self.objects[path] = content
 
     async def get(self, path: str, start: int = 0, stop: int | None = None) -> AsyncGenerator[bytes]:
         if path not in self.objects:
@@ -50,8 +55,13 @@ class BucketInMemory(Bucket):
         finally:
             self.being_read -= 1
 
+    async def put(self, path: str, body: bytes) -> None:
+        self.objects[path] = body
+
     async def size(self, path: str) -> int:
-        raise NotFound  # of what has no parts
+        if path not in self.objects:
+            raise NotFound
+        return len(self.objects[path])
 
     async def pages(self, folder: str) -> "AsyncGenerator[Sequence[ObjectMeta]]":
         self.being_read += 1
@@ -65,7 +75,7 @@ class BucketInMemory(Bucket):
 
     async def delete(self, paths: Sequence[str]) -> None:
         for path in paths:
-            del self.objects[path]
+            self.objects.pop(path, None)
 
 
 @pytest.fixture
@@ -118,6 +128,62 @@ async def cancelled_twice(appending: asyncio.Task[int], bucket: BucketInMemory) 
     bucket.may_put.set()
     with pytest.raises(asyncio.CancelledError):
         await appending
+
+
+async def test_a_file_is_put_once_however_many_requests_publish_it(
+    storage: S3Storage, bucket: BucketInMemory
+) -> None:
+    bucket.objects[f"parts/{ID}/{0:020d}"] = b"file"
+    first = asyncio.create_task(storage.publish(ID, Seen()))
+    async with asyncio.timeout(LIMIT):
+        await bucket.putting.wait()
+        for _ in range(10):
+            with pytest.raises(Locked):
+                await storage.publish(ID, Seen())
+        bucket.may_put.set()
+        await first
+        await storage.publish(ID, Seen())  # as after a process that died before it could write the row
+    assert bucket.files_put == 1
+
+
+async def test_who_could_not_publish_may_try_again(storage: S3Storage, bucket: BucketInMemory) -> None:
+    bucket.objects[f"parts/{ID}/{0:020d}"] = b"file"
+    bucket.may_put.set()
+    for _ in range(2):
+        with pytest.raises(UnsupportedMediaType):
+            await storage.publish(ID, Seen(refuses_at_the_end=True))
+
+
+@pytest.mark.parametrize("breaks_off", [True, False])
+@pytest.mark.parametrize("late", [b"", b"late", b"x" * (PART_SIZE + 1)])
+async def test_what_comes_when_the_file_is_complete_is_not_kept(
+    storage: S3Storage, bucket: BucketInMemory, late: bytes, breaks_off: bool
+) -> None:
+    bucket.may_put.set()
+
+    async def arriving() -> AsyncIterator[bytes]:
+        bucket.objects[ID] = b"file"  # by another request
+        if late:
+            yield late
+        if breaks_off:
+            raise ClientDisconnect
+
+    with pytest.raises(ClientDisconnect if breaks_off else Conflict):
+        await storage.append(ID, 0, arriving())
+    assert bucket.objects == {ID: b"file"}
+
+
+async def test_what_comes_while_the_file_is_published_is_not_kept(
+    storage: S3Storage, bucket: BucketInMemory
+) -> None:
+    bucket.objects[f"parts/{ID}/{0:020d}"] = b"file"
+    publishing = asyncio.create_task(storage.publish(ID, Seen()))
+    async with asyncio.timeout(LIMIT):
+        await bucket.putting.wait()
+        bucket.objects[f"parts/{ID}/{4:020d}"] = b"late"
+        bucket.may_put.set()
+        await publishing
+    assert [*bucket.objects] == [ID]
 
 
 async def test_a_reader_who_leaves_closes_what_was_read(storage: S3Storage, bucket: BucketInMemory) -> None:
