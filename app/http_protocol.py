@@ -30,8 +30,6 @@ class HttpProtocol(HttpToolsProtocol):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._chunks: list[bytes] = []
-        # What the parser calls, so that it calls no Python.
-        self.on_body = self._chunks.append  # type: ignore[method-assign, assignment]
         super().__init__(*args, **kwargs)
 
     def connection_made(self, transport: Any) -> None:
@@ -62,6 +60,11 @@ class HttpProtocol(HttpToolsProtocol):
         self._head_size = 0
         self._have_time()
         super().on_headers_complete()
+
+    @property
+    def on_body(self) -> Any:
+        """What the parser calls: no method, so that it calls no Python."""
+        return self._chunks.append
 
     def on_message_complete(self) -> None:
         self._hand_over()
