@@ -73,6 +73,29 @@ async def test_trap_a_head_of_any_size_is_collected() -> None:
         await wire.until(lambda: len(wire.protocol.url) > 4_500_000)
 
 
+@pytest.mark.parametrize(
+    ("start", "more"), [("0\r\n", b"X: y\r\n"), ("0\r\nX: ", b"xx"), ("0\r\nX", b"xx"), ("1;", b"xx")]
+)
+async def test_more_than_64_kib_of_trailers_or_of_a_chunks_extension_are_refused_with_431(
+    start: str, more: bytes
+) -> None:
+    async with connected(http=OURS, head=f"{CHUNKED}1\r\na\r\n{start}", app=echo) as wire:
+        await wire.until(lambda: bool(wire.protocol.cycle))
+        protocol = wire.protocol
+        for _ in range(2):
+            protocol.data_received(more * 20_000)
+        assert (await wire.read_until(b"")).startswith(b"HTTP/1.1 431 ")
+        assert protocol.headers == [(b"host", b"testserver"), (b"transfer-encoding", b"chunked")]
+
+
+async def test_trap_trailers_of_any_size_are_collected_and_are_headers() -> None:
+    async with connected(http=UVICORNS, head=f"{CHUNKED}0\r\n", app=echo) as wire:
+        await wire.until(lambda: bool(wire.protocol.cycle))
+        for _ in range(5):
+            wire.protocol.data_received(b"X-User: me\r\n" * 10_000)
+        assert wire.protocol.scope["headers"].count((b"x-user", b"me")) > 49_000
+
+
 async def test_an_answer_may_take_longer_than_a_head_also_with_the_next_head_begun(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
