@@ -200,6 +200,9 @@ class FileSettings(BaseModel):
     anonymous_quota: Annotated[
         PositiveInt, _setting("all files without an owner together; more are refused with 507")
     ] = 2 * 2**30
+    anonymous_max_size: Annotated[
+        PositiveInt, _setting("one file of those who do not say who they are, however it comes; more is 413")
+    ] = 100 * 2**20
     quota: Annotated[PositiveInt, _setting("all files of one user together; more are refused with 507")] = (
         2 * 2**30
     )
@@ -217,6 +220,11 @@ class FileSettings(BaseModel):
         Field(le=7 * 24 * 3_600),
         _setting("how long an upload waits for its next bytes, a week at most; then it is swept"),
     ] = 24 * 3_600
+    first_byte_seconds: Annotated[
+        PositiveInt,
+        Field(le=24 * 3_600),
+        _setting("how long an upload waits for its first byte, a day at most; then its room is free again"),
+    ] = 600
     silence_seconds: Annotated[
         PositiveFloat,
         _setting("time without a byte, in which a request of a resumable upload ends; its bytes are kept"),
@@ -231,6 +239,10 @@ class FileSettings(BaseModel):
     direct_seconds: Annotated[
         PositiveInt, _setting("how long a signed URL for an upload past the service is good")
     ] = 600
+
+    def most_of(self, owner: str | None, most: int) -> int:
+        """Bytes of one file of this account, or of nobody, where a file may have `most`."""
+        return most if owner is not None else min(most, self.anonymous_max_size)
 
 
 class S3Settings(BaseModel):

@@ -4,9 +4,11 @@ import base64
 import binascii
 import re
 from dataclasses import dataclass
+from typing import Annotated
 
 from fastapi.requests import HTTPConnection
 from fastapi.routing import APIRoute
+from pydantic import BeforeValidator
 from starlette.datastructures import Headers
 from starlette.routing import Match
 from starlette.types import Message, Receive, Scope, Send
@@ -22,6 +24,19 @@ METADATA_KEY = re.compile(r"[!-+\--~]+")
 """ASCII that can be seen, but no comma."""
 
 
+DIGITS = re.compile(r"[0-9]+")
+
+
+def _digits(text: str) -> str:
+    if not DIGITS.fullmatch(text):
+        raise ValueError("a number of bytes is digits and nothing else")
+    return text
+
+
+Bytes = Annotated[int, BeforeValidator(_digits)]
+"""A number of them, in a header. pydantic alone takes `+5`, `1_000` and `5.0`, which others read otherwise."""
+
+
 class RequestTimeout(AppError):
     status = 408
     detail = "No byte came for too long."
@@ -34,7 +49,8 @@ class ChecksumMismatch(AppError):
 
 class TusRoute(APIRoute):
     """For `APIRouter(route_class=TusRoute)`: `Tus-Resumable` on all answers, also those of errors, and 412 to
-    a request of another version before anything else.
+    a request of another version before anything else. A header of the upload that comes twice is 400: of two
+    offsets nobody knows which one a proxy has looked at.
 
     A `POST` may say by `X-HTTP-Method-Override` that it is a `PATCH` or a `DELETE`, for clients that cannot
     send these. That opens nothing to pages of other origins: the header takes a preflight, as the methods do.
@@ -55,9 +71,14 @@ class TusRoute(APIRoute):
                 message = {**message, "headers": headers}
             await send(message)
 
-        if scope["method"] != "OPTIONS" and Headers(scope=scope).getlist("tus-resumable") != [VERSION]:
+        headers = Headers(scope=scope)
+        of_the_upload = [name for name in headers.keys() if name.startswith("upload-")]
+        if scope["method"] != "OPTIONS" and headers.getlist("tus-resumable") != [VERSION]:
             detail = f"Say Tus-Resumable: {VERSION}."
             answer = refusal(HTTPConnection(scope), 412, detail, headers={"Tus-Version": VERSION})
+            await answer(scope, receive, send_with_version)
+        elif len(of_the_upload) > len(set(of_the_upload)):
+            answer = refusal(HTTPConnection(scope), 400, "Each Upload header comes once.")
             await answer(scope, receive, send_with_version)
         else:
             await super().handle(scope, receive, send_with_version)

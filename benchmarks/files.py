@@ -30,6 +30,7 @@ LIMITS = {
     "APP_MAX_UPLOAD_SIZE": str(2 * SIZE),
     "APP_BODY_TIMEOUT": "600",
     "APP_FILES__ANONYMOUS_QUOTA": MANY,
+    "APP_FILES__ANONYMOUS_MAX_SIZE": MANY,
     "APP_LOG_LEVEL": "WARNING",
 }
 UVICORN = ["-m", "uvicorn", "--no-access-log"]

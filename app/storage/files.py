@@ -58,10 +58,11 @@ class Files:
         """Keeps what `chunks` brings out of a body of this length.
 
         Raises `UnsupportedMediaType` before the first byte, or at the first that is not what the name says;
-        `ContentTooLarge` above `APP_MAX_UPLOAD_SIZE`; `InsufficientStorage` above the quota.
+        `ContentTooLarge` above `APP_MAX_UPLOAD_SIZE`, or `APP_FILES__ANONYMOUS_MAX_SIZE` without an owner;
+        `InsufficientStorage` above the quota.
         """
         content = ContentCheck(filename, self._settings.max_image_pixels)
-        limit = self._settings.max_upload_size
+        limit = self._settings.files.most_of(owner, self._settings.max_upload_size)
         least, most = 0, limit
         if body_length is not None:
             least, most = body_length - MULTIPART_OVERHEAD, min(body_length, limit)

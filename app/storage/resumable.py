@@ -31,9 +31,10 @@ class ResumableUploads:
     ) -> tuple[StoredFile, int]:
         """The new upload, and its offset after `chunks`. When these raise, nothing is left, for nobody knows
         its id. Raises `ContentTooLarge`, `UnsupportedMediaType` by the extension, `InsufficientStorage`."""
-        if length > self._settings.files.max_resumable_size:
+        limits = self._settings.files
+        if length > limits.most_of(owner, limits.max_resumable_size):
             raise ContentTooLarge
-        seconds = self._settings.files.resumable_seconds
+        seconds = limits.first_byte_seconds
         file = await self._files.begin(RESUMABLE, owner, filename, length, length, seconds)
         try:
             return await self._append(file, 0, chunks)
@@ -74,8 +75,27 @@ class ResumableUploads:
         chunks = at_most(file.size - offset, chunks)
         if offset == 0:
             chunks = well_begun(chunks, self._content_check(file.filename))
+        limits = self._settings.files
+        longest = self._settings.request_seconds(limits.max_resumable_size)
+        came = False
+
+        async def unswept() -> AsyncGenerator[bytes]:
+            """It is not swept under the hands of a request that takes long, but only of one that brings
+            something and may append it: the storage has looked at the offset and the lock before it asks."""
+            nonlocal came
+            async for chunk in chunks:
+                if not came:
+                    await self._files.prolong(file.id, file.owner_id, limits.resumable_seconds + longest)
+                    came = True
+                yield chunk
+
+        async def wait_for_the_next() -> StoredFile:
+            if not came:
+                return await self._files.find(file.id, file.owner_id, RESUMABLE)
+            return await self._files.prolong(file.id, file.owner_id, limits.resumable_seconds)
+
         try:
-            async with aclosing(self._unswept(file, chunks)) as incoming:
+            async with aclosing(unswept()) as incoming:
                 offset = await self._files.append(file.id, offset, incoming)
             if offset == file.size:
                 return await self._complete(file), offset
@@ -86,21 +106,12 @@ class ResumableUploads:
             raise
         except Exception:
             with suppress(NotFound):
-                await self._wait_for_the_next(file)
+                await wait_for_the_next()
             raise
-        return await self._wait_for_the_next(file), offset
-
-    async def _unswept(self, file: StoredFile, chunks: AsyncIterator[bytes]) -> AsyncGenerator[bytes]:
-        """It is not swept under the hands of a request that takes long, but only of one that may append: the
-        storage asks for the first of the chunks when it has looked at the offset and the lock."""
-        limits = self._settings.files
-        longest = self._settings.request_seconds(limits.max_resumable_size)
-        await self._files.prolong(file.id, file.owner_id, limits.resumable_seconds + longest)
-        async for chunk in chunks:
-            yield chunk
-
-    async def _wait_for_the_next(self, file: StoredFile) -> StoredFile:
-        return await self._files.prolong(file.id, file.owner_id, self._settings.files.resumable_seconds)
+        try:
+            return await wait_for_the_next(), offset
+        except NotFound:  # another request has brought the rest meanwhile
+            return await self.find(file.id, file.owner_id)
 
     async def _complete(self, file: StoredFile) -> StoredFile:
         inspection = Inspection(self._content_check(file.filename), file.size, ContentTooLarge(TOO_LONG))

@@ -14,9 +14,9 @@ write, and to read it there once: its length, its SHA-256, its type. The copy is
 holds becomes a file.
 
 The row comes first, with room in the quota for exactly the length that was said, at most
-`APP_FILES__MAX_RESUMABLE_SIZE`. It expires at twice the lifetime of the URL, which is the time to confirm.
-What is put after the file was confirmed, refused or deleted has no row: the sweep deletes what is that old by
-its date.
+`APP_FILES__MAX_RESUMABLE_SIZE`, without an owner `APP_FILES__ANONYMOUS_MAX_SIZE`. It expires at twice the
+lifetime of the URL, which is the time to confirm. What is put after the file was confirmed, refused or
+deleted has no row: the sweep deletes what is that old by its date.
 
 For a browser the bucket needs CORS rules of its own: `AllowedOrigins` as in `APP_CORS_ORIGINS`, and
 `AllowedMethods: ["PUT"]`. And for what a killed process has left of a multipart upload, which no listing
@@ -119,7 +119,7 @@ async def begin_direct_upload(
     """Where to put the bytes of a txt, pdf, png, jpg, jpeg or gif. Confirm it afterwards."""
     filename = display_name(new.filename)
     ContentCheck(filename, settings.max_image_pixels)  # refuses other extensions
-    if new.size > settings.files.max_resumable_size:
+    if new.size > settings.files.most_of(owner, settings.files.max_resumable_size):
         raise ContentTooLarge("The file is longer than is accepted.")
     seconds = settings.files.direct_seconds
     expires_at = datetime.now(UTC) + timedelta(seconds=seconds)

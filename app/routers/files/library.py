@@ -4,7 +4,11 @@
 deletes one. A file belongs to the account whose access token or session brought it
 (`app/security/file_owner.py`). One that was brought without either belongs to nobody: whoever knows its id
 may read and delete it, it stands in no list, and it goes after `APP_FILES__ANONYMOUS_SECONDS`.
-`APP_FILES__ANONYMOUS=false` asks everybody who they are.
+
+All files without an owner share one quota, `APP_FILES__ANONYMOUS_QUOTA`: first come, first served. One of
+them has `APP_FILES__ANONYMOUS_MAX_SIZE` at most, but twenty of these fill it, and then nobody without an
+account can send any until some go. Accounts have each their own quota and feel nothing of that. Where it
+matters, set `APP_FILES__ANONYMOUS=false`, which asks everybody who they are.
 
 The file of somebody else is 404, as one that does not exist. A 403 would tell that there is one. Ids are 128
 random bits, so nobody counts them up.
@@ -36,6 +40,8 @@ sees one, in a log or a forwarded link, and a check that comes later is forgotte
 - A deleted file is gone with its bytes and its room.
 - The file of somebody else is 404 to read and to delete.
 - A file without an owner is for whoever knows its id.
+- A file without an owner may be shorter than that of an account.
+- The quota without an owner is first come, first served and takes nothing from accounts.
 - A bad credential is refused and not passed over.
 - With a cookie only our own pages may delete.
 - Without a credential there is no list.

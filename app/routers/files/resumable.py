@@ -11,14 +11,15 @@ connection lasts; a file of a few megabytes is simpler in one form.
 
 After the last byte the whole is looked at like any upload; what is not what its name says is 415, and gone.
 Then it is a file, at `/files/{the same id}`. Until then it holds its length of the owner's quota, and expires
-`APP_FILES__RESUMABLE_SECONDS` after its last `POST` or `PATCH`; one that is 409 or 423 does not count.
+`APP_FILES__RESUMABLE_SECONDS` after the last request whose bytes were kept, or, before the first byte,
+`APP_FILES__FIRST_BYTE_SECONDS` after the `POST`: see `Upload-Expires`. `Tus-Max-Size` is that of accounts.
 
 The offset is the length of what the storage has, never a number beside it; so a `kill -9` between any two
 bytes cannot make the two differ. What the process had not yet passed on goes with it: on a disk a megabyte or
 two, on S3 what waits for a part of 5 MiB. The client sends it again. The lock is the storage's as well, so it
 holds between workers: on a disk it is `flock`, which the system ends with its process, and the second request
 is 423 at once. A bucket has no locks: there the first that puts the next part goes on, and 423 is what the
-other gets when it puts its own.
+other gets when it puts its own, or 409 when the file is complete by then; none of its bytes stay.
 
 A client whose network is gone leaves a connection that looks open. After `APP_FILES__SILENCE_SECONDS`
 without a byte its request ends, and the lock is free for the same client, who is back long before the system
@@ -31,9 +32,8 @@ MiB at most, else it is 413, and `APP_FILES__CHECKSUMS_AT_ONCE` such requests wa
 503. Nor is anything kept of a `POST` that breaks off, for nobody knows its URL. Of `Upload-Metadata` the
 `filename` is kept, cleaned, and no other key.
 
-The engine is `app/storage/resumable.py`, over the storage of all other files (`app/storage/engines.py`). It
-knows nothing of HTTP: the headers of the protocol are in `app/tus.py`, the bodies of its requests in
-`app/tus_body.py`. [A page](../../files/uploads) with pause and resume lets you try it.
+The engine is `app/storage/resumable.py`, over the storage of all other files. It knows nothing of HTTP: the
+headers are in `app/tus.py`, the bodies in `app/tus_body.py`. [A page](../../files/uploads) lets you try it.
 
 ## The trap
 
@@ -59,10 +59,13 @@ worker, and after every restart.
 - Never more is kept than was announced.
 - What is not what its name says is 415 and gone.
 - Too large or over the quota is refused before the first byte.
+- A length or an offset is digits and comes once.
 - Metadata that are not well formed are refused.
 - An upload of an account is 404 for everybody else.
-- An upload expires and each request moves that moment on.
+- An upload expires and each request that brings bytes moves that moment on.
+- Until its first byte an upload waits ten minutes.
 - A request that is refused with 409 or 423 does not move that moment.
+- Who does not say who they are has less than an account.
 - An upload that is ended is gone.
 - Another version is 412 and every answer says ours.
 - A POST may say that it is a PATCH or a DELETE.
@@ -99,6 +102,7 @@ from app.tus import (
     EXTENSIONS,
     OFFSET_OCTETS,
     VERSION,
+    Bytes,
     TusRoute,
     filename_of,
     metadata_of,
@@ -176,7 +180,7 @@ async def create_upload(
     response: Response,
     uploads: UploadsDep,
     owner: OwnerDep,
-    upload_length: Annotated[int, Header(ge=0)],
+    upload_length: Annotated[Bytes, Header(ge=0)],
     upload_metadata: Annotated[str, Header(max_length=4_000, examples=["filename bm90ZS50eHQ="])],
     chunks: BodyDep,
 ) -> Upload:
@@ -207,7 +211,7 @@ async def append_to_upload(
     response: Response,
     uploads: UploadsDep,
     owner: OwnerDep,
-    upload_offset: Annotated[int, Header(ge=0)],
+    upload_offset: Annotated[Bytes, Header(ge=0)],
     chunks: BodyDep,
 ) -> None:
     """Adds bytes. The last of them makes it a file, `/files/{upload_id}`."""

@@ -218,19 +218,22 @@ def test_a_file_that_is_never_confirmed_goes_with_its_room(client: TestClient, b
 def test_the_quota_and_the_limits_hold_before_there_is_a_url(
     client: TestClient, usual_settings: Settings
 ) -> None:
-    def status(**new: Any) -> int:
-        answer = client.post("/files/direct", json={"filename": "a.txt", "size": 1, **new})
-        return answer.status_code
+    def status(owner: dict[str, str] | None = None, **new: Any) -> int:
+        json = {"filename": "a.txt", "size": 1, **new}
+        return client.post("/files/direct", json=json, headers=owner).status_code
 
+    most = usual_settings.files.anonymous_max_size
+    assert [status(size=most), status(size=most + 1)] == [201, 413]
+    ada = log_in(client, "ada")
     half = usual_settings.files.max_resumable_size
-    assert [status(size=half), status(size=half), status(size=1)] == [201, 201, 507]
-    assert status(size=half + 1) == 413
+    for size, expected in ((half + 1, 413), (half, 201), (half, 201), (1, 507)):
+        assert status(ada, size=size) == expected
     assert status(filename="a.exe") == 415
     assert status(filename="..") == 415
     for wrong in ({"size": 0}, {"size": "1"}, {"size": 2**70}, {"filename": ""}, {"type": "image/png"}):
         assert status(**wrong) == 422
     assert client.post("/files/direct", json={"filename": "a.txt"}).status_code == 422
-    assert rows(client) == 2
+    assert rows(client) == 3
 
 
 def test_there_is_time_to_confirm_what_was_put_at_the_last_moment(

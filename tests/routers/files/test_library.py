@@ -184,6 +184,32 @@ def test_a_file_without_an_owner_is_for_whoever_knows_its_id(client: TestClient)
     assert ids(get(client, ada)) == []
 
 
+def test_a_file_without_an_owner_may_be_shorter_than_that_of_an_account(settings: Settings) -> None:
+    files = settings.files.model_copy(update={"anonymous_max_size": 4})
+    with TestClient(create_app(settings.model_copy(update={"files": files}))) as client:
+        owners = {"nobody": ANYBODY, "ada": log_in(client, "ada")}
+        for path in ("/upload/", "/upload/spooled"):
+            for owner, content, status in (
+                ("nobody", b"text", 201),
+                ("nobody", b"texts", 413),
+                ("nobody", b"x" * 100_000, 413),
+                ("ada", b"x" * 100_000, 201),
+            ):
+                answer = client.post(path, files={"file": ("a.txt", content)}, headers=owners[owner])
+                assert answer.status_code == status, answer.text
+
+
+def test_the_quota_without_an_owner_is_first_come_first_served_and_takes_nothing_from_accounts(
+    settings: Settings,
+) -> None:
+    files = settings.files.model_copy(update={"anonymous_quota": 8})
+    with TestClient(create_app(settings.model_copy(update={"files": files}))) as client:
+        for _ in range(2):
+            upload(client, ANYBODY)
+        assert client.post("/upload/", files={"file": ("a.txt", b"text")}).status_code == 507
+        upload(client, log_in(client, "ada"))
+
+
 def test_a_bad_credential_is_refused_and_not_passed_over(client: TestClient) -> None:
     file_id = upload(client, ANYBODY)
     for bad in ({"Authorization": "Bearer x"}, {"Cookie": "__Host-session=x"}):

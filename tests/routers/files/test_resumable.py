@@ -20,7 +20,7 @@ from app.database.models import StoredFile
 from app.errors import Conflict, InsufficientStorage
 from app.main import create_app
 from app.settings import FileSettings, Settings
-from app.storage.files import RESUMABLE
+from app.storage.files import RESUMABLE, Files
 from app.storage.pieces import PIECE_SIZE
 from app.storage.resumable import ResumableUploads
 from app.tus import DIGESTS, read_checksum
@@ -383,10 +383,37 @@ def test_too_large_or_over_the_quota_is_refused_before_the_first_byte(
         assert create(client, 1_000_000).status_code == 507  # the room is kept, though no byte has come
         assert client.delete(url, headers=TUS).status_code == 204
         assert create(client, 1_000_000).status_code == 201
-        for length in ("-1", "1e3", "0x10", "", "many"):
-            assert create(client, 0, **{"Upload-Length": length}).status_code == 422
         for name in ("page.html", "pdf", "a.txt.exe"):
             assert create(client, 10, name).status_code == 415
+
+
+def test_who_does_not_say_who_they_are_has_less_than_an_account(settings: Settings) -> None:
+    assert settings.files.anonymous_max_size == 100 * 2**20
+    files = settings.files.model_copy(update={"anonymous_max_size": 1_000})
+    with TestClient(create_app(settings.model_copy(update={"files": files}))) as client:
+        assert [create(client, length).status_code for length in (1_000, 1_001)] == [201, 413]
+        ada = log_in(client, "ada")
+        assert [create(client, length, **ada).status_code for length in (MOST, MOST + 1)] == [201, 413]
+        assert client.options("/files/uploads").headers["tus-max-size"] == str(MOST)
+
+
+def test_a_length_or_an_offset_is_digits_and_comes_once(client: TestClient) -> None:
+    url = created(client, 6)
+    for number in ("-1", "+5", "1_0", "5.0", "1e3", "0x10", "", "many", "5, 5", "five"):
+        for answer in (
+            create(client, 0, **{"Upload-Length": number}),
+            patch(client, url, 0, b"one", **{"Upload-Offset": number}),
+        ):
+            assert answer.status_code == 422, number
+            assert not number or f'"{number}"' not in answer.text
+    for name in ("Upload-Length", "Upload-Offset", "Upload-Metadata", "Upload-Checksum"):
+        twice = [*OCTETS.items(), ("Upload-Length", "6"), ("Upload-Metadata", metadata("a.txt"))]
+        twice += [("Upload-Offset", "0"), ("Upload-Checksum", checksum("sha1", b"one"))]
+        twice += [(name.lower(), dict(twice)[name])]
+        for method, path in (("POST", "/files/uploads"), ("PATCH", url)):
+            answer = client.request(method, path, content=b"one", headers=twice)
+            assert (answer.status_code, answer.headers["tus-resumable"]) == (400, "1.0.0")
+    assert offset_of(client, url) == 0
 
 
 def test_metadata_that_are_not_well_formed_are_refused(client: TestClient) -> None:
@@ -425,30 +452,85 @@ def test_an_upload_of_an_account_is_404_for_everybody_else(client: TestClient) -
     assert create(client, 8, Authorization="Bearer nonsense").status_code == 401
 
 
-def test_an_upload_expires_and_each_request_moves_that_moment_on(
+def expires_in(client: TestClient, url: str) -> timedelta:
+    told = client.head(url, headers=TUS).headers["upload-expires"]
+    return parsedate_to_datetime(told) - datetime.now(UTC)
+
+
+def test_an_upload_expires_and_each_request_that_brings_bytes_moves_that_moment_on(
     client: TestClient, settings: Settings
 ) -> None:
     url = created(client, 6)
     day = timedelta(seconds=settings.files.resumable_seconds)
-
-    def expires_in() -> timedelta:
-        told = client.head(url, headers=TUS).headers["upload-expires"]
-        return parsedate_to_datetime(told) - datetime.now(UTC)
-
-    # The second is refused, so it is like one that breaks off.
-    for content, status in ((b"one", 204), (b"two and more", 413)):
+    for content, status, moved in (
+        (b"", 204, False),
+        (b"one and more", 413, False),
+        (b"one", 204, True),
+        (b"", 204, False),
+        (b"two and more", 413, False),
+    ):
         set_expiry(client, 100)
-        assert expires_in() < timedelta(seconds=101)
         answer = patch(client, url, offset_of(client, url), content)
         assert answer.status_code == status
-        assert abs(expires_in() - day) < timedelta(seconds=LIMIT)
-    assert "upload-expires" in patch(client, url, 3, b"").headers
+        assert status == 413 or "upload-expires" in answer.headers
+        expected = day if moved else timedelta(seconds=100)
+        assert abs(expires_in(client, url) - expected) < timedelta(seconds=LIMIT)
 
     set_expiry(client, -1)
     assert client.head(url, headers=TUS).status_code == 404
     assert patch(client, url, 3, b"two").status_code == 404
     on_loop(client, client.app_state["files"].sweep)
     assert not stored(settings)
+
+
+def test_until_its_first_byte_an_upload_waits_ten_minutes(client: TestClient, settings: Settings) -> None:
+    assert settings.files.first_byte_seconds == 600
+    answer = create(client, 6)
+    assert abs(expires_in(client, answer.headers["location"]).total_seconds() - 600) < LIMIT
+    assert parsedate_to_datetime(answer.headers["upload-expires"]) < datetime.now(UTC) + timedelta(
+        seconds=600 + LIMIT
+    )
+    # With a first byte it waits as long as any other.
+    headers = {**OCTETS, "Upload-Length": "6", "Upload-Metadata": metadata("a.txt")}
+    url = client.post("/files/uploads", content=b"o", headers=headers).headers["location"]
+    left = expires_in(client, url).total_seconds()
+    assert abs(left - settings.files.resumable_seconds) < LIMIT
+
+
+@pytest.mark.anyio
+async def test_a_request_that_breaks_off_after_a_byte_moves_that_moment_on(
+    app: FastAPI, settings: Settings
+) -> None:
+    async with working(app) as worker:
+        url = await worker.create(10)
+        call = worker.patch(url, 0, body := Body())
+        request = asyncio.create_task(call.run())
+        await body.send(b"0")
+        call.leave()
+        await request
+        file: StoredFile = await worker.state["files"].find(url.rpartition("/")[2], None, RESUMABLE)
+        assert file.expires_at
+        left = file.expires_at.replace(tzinfo=UTC) - datetime.now(UTC)
+        assert abs(left.total_seconds() - settings.files.resumable_seconds) < LIMIT
+
+
+def test_a_request_whose_upload_another_one_completes_is_told_so(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = created(client, 6)
+    append = Files.append
+
+    async def append_and_be_overtaken(files: Files, file_id: str, *given: Any) -> int:
+        monkeypatch.setattr(Files, "append", append)
+        end = await append(files, file_id, *given)
+        uploads = ResumableUploads(files, client.app_state["settings"])
+        await uploads.append(file_id, None, end, chunks_of(b"two"))
+        return end
+
+    monkeypatch.setattr(Files, "append", append_and_be_overtaken)
+    answer = patch(client, url, 0, b"one")
+    assert (answer.status_code, answer.headers["upload-offset"]) == (204, "6")
+    assert file_of(client, url).content == b"onetwo"
 
 
 @pytest.mark.anyio
