@@ -34,7 +34,7 @@ def _digits(text: str) -> str:
 
 
 Bytes = Annotated[int, BeforeValidator(_digits)]
-"""A number of them, in a header. pydantic alone takes `+5`, `1_000` and `5.0`, which others read otherwise."""
+"""A number of them, in a header. pydantic alone takes `+5`, `1_000` and `5.0`, too."""
 
 
 class RequestTimeout(AppError):
