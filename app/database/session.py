@@ -12,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_asyn
 
 from app.database.models import Base, User
 from app.database.seed import seed
+from app.database.write_queue import BUSY_SECONDS, WriteQueue
 
 SessionMaker = async_sessionmaker[AsyncSession]
 
@@ -19,11 +20,12 @@ WAL = "PRAGMA journal_mode = WAL"
 """Readers do not wait for the writer. The file keeps this, once it is switched."""
 
 # FULL: what was committed outlives a power cut; NORMAL saves one flush to the disk for each commit, but then
-# an upload that was answered could be gone. busy_timeout: a second writer waits this many milliseconds
-# instead of failing. SQLite checks foreign keys only when told to.
+# an upload that was answered could be gone. busy_timeout: a second writer waits this many milliseconds for
+# one of another process; for those of its own there is the `WriteQueue`. SQLite checks
+# foreign keys only when told to.
 SQLITE_PRAGMAS = (
     "PRAGMA synchronous = FULL",
-    "PRAGMA busy_timeout = 5000",
+    f"PRAGMA busy_timeout = {1000 * BUSY_SECONDS}",
     "PRAGMA foreign_keys = ON",
 )
 
@@ -33,7 +35,8 @@ async def open_database(url: str) -> AsyncIterator[SessionMaker]:
     """Connects, makes the tables that are missing, seeds an empty database; disposes of the pool on leaving.
 
     Raises SQLAlchemy's `OperationalError` when the database cannot be reached, and `RuntimeError` when it is
-    that of another version of the service.
+    that of another version of the service; here and in its sessions `ServiceUnavailable`, when it is SQLite
+    and others write to it for too long.
     """
     parsed = make_url(url)
     # hide_parameters: an error in the log names the statement, not the values of a user.
@@ -44,6 +47,8 @@ async def open_database(url: str) -> AsyncIterator[SessionMaker]:
             Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
         event.listen(engine.sync_engine, "connect", _set_pragmas)
         event.listen(engine.sync_engine, "invalidate", _roll_back)
+        # After the other: what is rolled back has had its turn.
+        WriteQueue(engine.sync_engine)
     try:
         # By default a closed session opens again when it is used, and nobody closes it then. Ours raises.
         sessions = async_sessionmaker(engine, expire_on_commit=False, close_resets_only=False)

@@ -1,0 +1,130 @@
+import asyncio
+import logging
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from typing import Any
+
+import pytest
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
+from sqlalchemy import Engine, event, func, select, text, update
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from app.database import session as database
+from app.database.models import StoredFile, User
+from app.database.session import SessionMaker, open_database
+from app.dependencies import SessionDep
+from app.errors import ServiceUnavailable
+from app.settings import Settings
+
+pytestmark = pytest.mark.anyio
+
+ADA = {"name": "Ada King", "email": "king@example.com"}
+TUS = {"Tus-Resumable": "1.0.0", "Upload-Length": "1", "Upload-Metadata": "filename YS50eHQ="}
+WRITERS = 8
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """SQLite does not wait at all."""
+    monkeypatch.setattr(database, "SQLITE_PRAGMAS", (*database.SQLITE_PRAGMAS, "PRAGMA busy_timeout = 0"))
+
+
+@pytest.fixture
+def other_process(settings: Settings) -> Iterator[sqlite3.Connection]:
+    place = settings.data_dir / "app.sqlite3"
+    with closing(sqlite3.connect(place, isolation_level=None, check_same_thread=False)) as connection:
+        yield connection
+
+
+@pytest.fixture
+def busy(
+    impatient: None, client: TestClient, other_process: sqlite3.Connection, caplog: pytest.LogCaptureFixture
+) -> TestClient:
+    """A service whose database another process writes to."""
+    other_process.execute("BEGIN IMMEDIATE")
+    caplog.clear()
+    return client
+
+
+async def write(session: AsyncSession) -> None:
+    await session.execute(update(StoredFile).values(size=1))
+
+
+@pytest.fixture
+def app(app: FastAPI) -> FastAPI:
+    @app.post("/written-at-commit")
+    async def write_at_commit(session: SessionDep) -> None:
+        session.add(User(name=ADA["name"], email=ADA["email"]))
+
+    return app
+
+
+@pytest.mark.parametrize(
+    ("path", "sent"),
+    [
+        ("/users", {"json": ADA}),
+        ("/files/uploads", {"headers": TUS}),
+        ("/written-at-commit", {}),
+    ],
+)
+def test_a_database_that_stays_busy_is_503_with_one_warning(
+    busy: TestClient, caplog: pytest.LogCaptureFixture, path: str, sent: dict[str, Any]
+) -> None:
+    answer = busy.post(path, **sent)
+    assert (answer.status_code, answer.headers["content-type"]) == (503, "application/problem+json")
+    assert answer.headers["retry-after"] == "1"
+    assert answer.json()["detail"] == ServiceUnavailable.detail
+    (warning,) = [record for record in caplog.records if record.levelno >= logging.WARNING]
+    assert (warning.name, warning.exc_info) == ("app.database.write_queue", None)
+
+
+def test_who_reads_does_not_wait_for_who_writes(busy: TestClient) -> None:
+    assert busy.get("/ready").status_code == 200
+    assert busy.get("/users/1").status_code == 200
+
+
+async def test_transactions_that_write_get_their_turn_in_the_order_they_came(settings: Settings) -> None:
+    came: list[object] = []
+    served: list[object] = []
+    all_wait = asyncio.Event()
+
+    def note(*_: object) -> None:
+        came.append(asyncio.current_task())
+        if len(came) == WRITERS:
+            all_wait.set()
+
+    async def take_a_turn(sessions: SessionMaker) -> None:
+        async with sessions.begin() as session:
+            await session.execute(text("BEGIN IMMEDIATE"))
+            served.append(asyncio.current_task())
+
+    async with open_database(settings.sqlalchemy_url) as sessions, asyncio.timeout(20):
+        async with sessions.begin() as first:
+            await write(first)
+            # Of the class: those are called before the queue's own, which is of the engine.
+            event.listen(Engine, "before_cursor_execute", note)
+            tasks = [asyncio.create_task(take_a_turn(sessions)) for _ in range(WRITERS)]
+            await all_wait.wait()
+            async with sessions() as reader:
+                assert await reader.scalar(select(func.count()).select_from(User)) == 3
+            event.remove(Engine, "before_cursor_execute", note)
+        await asyncio.gather(*tasks)
+    came.remove(asyncio.current_task())  # who read
+    assert served == came
+
+
+async def test_who_waits_for_a_turn_too_long_is_refused_and_leaves_the_queue(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.database.write_queue.BUSY_SECONDS", 0)
+    async with open_database(settings.sqlalchemy_url) as sessions, asyncio.timeout(20):
+        async with sessions.begin() as first:
+            await write(first)
+            for _ in range(2):
+                with pytest.raises(ServiceUnavailable):
+                    async with sessions.begin() as second:
+                        await write(second)
+        async with sessions.begin() as third:
+            await write(third)
