@@ -17,27 +17,29 @@ from contextlib import (
     suppress,
 )
 from datetime import datetime
+from errno import EMFILE, ENFILE
 from io import FileIO
 from pathlib import Path
 from typing import TypeVar, TypeVarTuple
 
-from app.errors import DISK_FULL, Conflict, InsufficientStorage
+from app.errors import DISK_FULL, Conflict, InsufficientStorage, ServiceUnavailable
 from app.storage.disk_files import (
     UNFINISHED,
     end_of,
+    ensure_kept,
     in_use,
     keep,
     length_of,
     open_file,
+    piece_of,
     publish,
-    readable,
     remove,
     show_piece,
     start_flushing,
     whole,
     write_something,
 )
-from app.storage.pieces import PIECE_SIZE, pieces_of
+from app.storage.pieces import pieces_of
 from app.storage.storage import Inspector, file_id_of
 from app.storage.threads import Threads
 from app.storage.write_behind import write_behind
@@ -45,6 +47,7 @@ from app.storage.write_behind import write_behind
 FREE_SPACE_FLOOR = 100 * 1024 * 1024
 """What is left free for the database and the log."""
 THREADS = 16
+TOO_MANY_OPEN = (EMFILE, ENFILE)
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -117,13 +120,12 @@ class DiskStorage:
             await self._run(finish)
 
     async def read(self, file_id: str, start: int, stop: int) -> AsyncGenerator[bytes]:
-        async with self._entered(readable(self._path(file_id))) as file:
-            while start < stop:
-                piece = await self._run(os.pread, file.fileno(), min(PIECE_SIZE, stop - start), start)
-                if not piece:
-                    break
-                yield piece
-                start += len(piece)
+        path = self._path(file_id)
+        while piece := await self._run(piece_of, path, start, stop):
+            yield piece
+            start += len(piece)
+            if start == stop:
+                break
 
     async def delete(self, file_id: str) -> None:
         await self._run(remove, self._unfinished(file_id), self._path(file_id))
@@ -156,6 +158,7 @@ class DiskStorage:
                 await write_behind(pieces, write, self._threads)
 
     def _write(self, file: FileIO, piece: bytes) -> None:
+        ensure_kept(file)
         self._ensure_space()
         rest = memoryview(piece)
         while rest:
@@ -174,6 +177,8 @@ def _disk_errors() -> Iterator[None]:
     except OSError as error:
         if error.errno in DISK_FULL:
             raise InsufficientStorage from error
+        if error.errno in TOO_MANY_OPEN:
+            raise ServiceUnavailable(headers={"Retry-After": "1"}) from error
         raise
 
 

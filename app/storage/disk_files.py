@@ -45,7 +45,7 @@ def end_of(unfinished: Path, path: Path, offset: int) -> Iterator[FileIO]:
             raise NotFound
         if file.seek(0, os.SEEK_END) != offset:
             raise Conflict(OTHER_LENGTH)
-        # Its row lives on from now, also when no byte comes; see `ORPHAN_SECONDS`.
+        # Its row may live on from now; see `ORPHAN_SECONDS`.
         os.utime(file.fileno())
         yield file
 
@@ -61,14 +61,15 @@ def whole(unfinished: Path, path: Path) -> Iterator[FileIO]:
     raise NotFound
 
 
-@contextmanager
-def readable(path: Path) -> Iterator[FileIO]:
+def piece_of(path: Path, start: int, stop: int) -> bytes:
+    """Opens the file for this piece alone: a slow client holds no descriptor, and no room of a deleted file.
+
+    That it is the same file as before is sure: what has its name never changes."""
     try:
-        file = open_file(path, "rb")
+        with open_file(path, "rb") as file:
+            return os.pread(file.fileno(), max(0, min(PIECE_SIZE, stop - start)), start)
     except FileNotFoundError:
         raise NotFound from None
-    with file:
-        yield file
 
 
 def lock_alone(file: FileIO) -> None:
@@ -85,6 +86,12 @@ def is_at(file: FileIO, place: Path) -> bool:
         return os.path.samestat(os.fstat(file.fileno()), place.stat())
     except FileNotFoundError:
         return False
+
+
+def ensure_kept(file: FileIO) -> None:
+    """Without a name it is deleted, and in nobody's quota, but takes room as long as it is open."""
+    if not os.fstat(file.fileno()).st_nlink:
+        raise NotFound
 
 
 def start_flushing(file: FileIO, size: int) -> None:
@@ -135,6 +142,9 @@ def publish(file: FileIO, unfinished: Path, path: Path) -> None:
 
 
 def remove(unfinished: Path, path: Path) -> None:
+    with suppress(FileNotFoundError):
+        # Its room is free at once, though a request may have it open.
+        os.truncate(unfinished, 0)
     # In the order in which a file has its names: one that is published in between is found, too.
     unfinished.unlink(missing_ok=True)
     path.unlink(missing_ok=True)

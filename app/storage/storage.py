@@ -51,10 +51,12 @@ class Storage(Protocol):
         """
 
     def read(self, file_id: str, start: int, stop: int) -> AsyncGenerator[bytes]:
-        """The bytes from `start` up to, not including, `stop`. `NotFound` before the first of them."""
+        """The bytes from `start` up to, not including, `stop`. `NotFound` before the first of them, or before
+        a later one where the file is deleted meanwhile."""
 
     async def delete(self, file_id: str) -> None:
-        """All there is of a file, finished or not, or nothing. Who is reading it may see its end or not."""
+        """All there is of a file, finished or not, or nothing. Who is reading it may see its end or not, and
+        who is appending to it gets `NotFound`; neither keeps its room from others."""
 
     async def sweep(self) -> None:
         """Deletes what came past the service, so that no row names it."""

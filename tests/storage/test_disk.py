@@ -6,6 +6,7 @@ import os
 import sys
 import time
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from datetime import UTC, datetime
 from io import FileIO
 from pathlib import Path
@@ -18,11 +19,18 @@ from app.settings import ORPHAN_SECONDS, FileSettings, Settings
 from app.storage import disk, disk_files
 from app.storage.disk import open_disk
 from tests.contract.storages import BYTES, ID, LIMIT, OTHER_ID, Seen, chunks, content_of
+from tests.stored_files import open_in
 
 pytestmark = pytest.mark.anyio
 
 ROOT = Path(__file__).parent.parent.parent
 UNFINISHED = f".{ID}.part"
+
+
+def blocks_in(folder: Path) -> int:
+    """Of the disk, that the open files of the folder take, also those without a name."""
+    descriptors = [each for each in Path("/proc/self/fd").iterdir() if each.is_symlink()]
+    return sum(each.stat().st_blocks for each in descriptors if os.readlink(each) in open_in(folder))
 
 
 def names(folder: Path) -> set[str]:
@@ -161,6 +169,40 @@ async def test_a_file_that_is_deleted_while_it_is_published_is_gone(tmp_path: Pa
         with pytest.raises(NotFound):
             await storage.save(ID, chunks(BYTES), Deleting())
         assert not names(tmp_path)
+
+
+async def test_a_request_that_goes_on_with_a_deleted_file_holds_no_room_and_is_told(tmp_path: Path) -> None:
+    async with open_disk(tmp_path) as storage:
+
+        async def outlived(file_id: str) -> AsyncIterator[bytes]:
+            yield BYTES
+            [unfinished] = open_in(tmp_path)
+            await storage.delete(file_id)
+            assert open_in(tmp_path) == [f"{unfinished} (deleted)"]
+            assert blocks_in(tmp_path) == 0
+            yield b"late"
+
+        await storage.append(OTHER_ID, 0, chunks(b"begun"))
+        for call in (
+            storage.save(ID, outlived(ID), Seen()),
+            storage.append(ID, 0, outlived(ID)),
+            storage.append(OTHER_ID, 5, outlived(OTHER_ID)),
+        ):
+            with pytest.raises(NotFound):
+                await call
+            assert open_in(tmp_path) == []
+        assert not names(tmp_path)
+
+
+async def test_a_slow_reader_holds_no_file_and_is_told_that_it_is_deleted(tmp_path: Path) -> None:
+    async with open_disk(tmp_path) as storage:
+        await storage.save(ID, chunks(BYTES), Seen())
+        async with aclosing(storage.read(ID, 0, len(BYTES))) as pieces:
+            await anext(pieces)
+            assert open_in(tmp_path) == []
+            await storage.delete(ID)
+            with pytest.raises(NotFound):
+                await anext(pieces)
 
 
 HOLD = """

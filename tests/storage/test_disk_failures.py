@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from app.errors import InsufficientStorage
+from app.errors import InsufficientStorage, ServiceUnavailable
 from app.storage import disk, disk_files
 from app.storage.disk import DiskStorage, open_disk
 from tests.contract.storages import BYTES, ID, LIMIT, OTHER_ID, Seen, chunks, content_of
@@ -220,3 +220,24 @@ async def test_what_the_disk_could_not_flush_is_not_said_to_be_kept(
         with pytest.raises(OSError, match="no"):
             await storage.append(ID, 4, chunks(b"lost"))
         assert await storage.offset(ID) == 4
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE])
+async def test_a_service_that_can_open_no_more_files_says_when_to_come_again(
+    tmp_path: Path, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> FileIO:
+        raise OSError(number, "Too many open files")
+
+    async with open_disk(tmp_path) as storage:
+        await storage.save(OTHER_ID, chunks(BYTES), Seen())
+        monkeypatch.setattr(disk_files, "open_file", fail)
+        monkeypatch.setattr(disk, "open_file", fail)
+        for call in (
+            storage.save(ID, chunks(BYTES), Seen()),
+            storage.append(ID, 0, chunks(BYTES)),
+            content_of(storage, OTHER_ID),
+        ):
+            with pytest.raises(ServiceUnavailable) as refused:
+                await call
+            assert refused.value.headers == {"Retry-After": "1"}

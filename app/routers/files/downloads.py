@@ -9,7 +9,9 @@ looks at `If-None-Match`.
 `byte_ranges.py` says which bytes it wants, `prompt_stream.py` sends them. The tag is the SHA-256 of the
 content, the same on every machine; who has the file gets 304 and not a byte of it. Its head waits for the
 first piece of the file, so that one which is lost is a clear 404. What fails later ends the connection
-without the last chunk: no client takes a part for the whole. `HEAD` comes from `app/middleware/head.py`.
+without the last chunk: no client takes a part for the whole. On the disk each piece opens the file anew: who
+reads slowly keeps no descriptor, nor the room of a file that is deleted. `HEAD` comes from
+`app/middleware/head.py`.
 
 All uploads are served as if they were hostile. `attachment` saves the file instead of showing it, `nosniff`
 keeps the browser from guessing another type, and the policy `default-src 'none'; sandbox` takes scripts
@@ -46,7 +48,9 @@ glues the two together. `Content-Encoding: identity` keeps the middleware off.
 - The file of an account is 404 for everybody else.
 - A download is not compressed, so that it can be resumed.
 - A file that turns out shorter never looks whole.
+- A file that is deleted while it is sent never looks whole.
 - A client that leaves ends the reading.
+- A client that takes its bytes slowly holds no file open.
 - A slow disk stalls nobody else.
 - The archive opens and is the same every time.
 - The archive has the files that were asked for, each under a name of its own.

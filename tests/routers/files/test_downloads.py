@@ -25,7 +25,7 @@ from app.storage.file_response import StoredFileResponse, attachment
 from app.storage.pieces import PIECE_SIZE
 from app.storage.prompt_stream import PromptStream
 from app.telemetry import Telemetry
-from tests.asgi import LIMIT, Call, http_scope
+from tests.asgi import EMPTY_BODY, LIMIT, Call, http_scope
 from tests.live.one_connection import connected
 from tests.owners import log_in
 from tests.samples import FILES
@@ -276,14 +276,43 @@ async def test_a_file_that_turns_out_shorter_never_looks_whole(tmp_path: Path) -
 
 
 @pytest.mark.anyio
+async def test_a_file_that_is_deleted_while_it_is_sent_never_looks_whole(tmp_path: Path) -> None:
+    file = put_file(tmp_path, 80 * PIECE_SIZE)  # more than the buffers of a connection take
+    async with open_disk(tmp_path) as storage:
+        async with connected(http=OURS, head=GET, app=StoredFileResponse(file, storage)) as wire:
+            await wire.loop.sock_recv(wire.peer, 1)
+            await storage.delete(file.id)
+            assert len(await wire.read_until(b"")) < file.size
+
+
+@pytest.mark.anyio
 async def test_a_client_that_leaves_ends_the_reading(tmp_path: Path) -> None:
-    file = put_file(tmp_path, 8 * PIECE_SIZE)
+    file = put_file(tmp_path, 80 * PIECE_SIZE)
     async with open_disk(tmp_path) as storage:
         response = StoredFileResponse(file, storage)
         async with connected(http=OURS, head=GET, app=response) as wire:
             await wire.loop.sock_recv(wire.peer, 1)
-            assert open_in(tmp_path) == [str(tmp_path / file.id)]
+        with pytest.raises(StopAsyncIteration):
+            await anext(response.pieces)
+
+
+@pytest.mark.anyio
+async def test_a_client_that_takes_its_bytes_slowly_holds_no_file_open(tmp_path: Path) -> None:
+    stuck = asyncio.Event()
+
+    class Stuck(Call):
+        async def _send(self, message: object) -> None:
+            stuck.set()
+            await asyncio.Event().wait()
+
+    file = put_file(tmp_path, 3 * PIECE_SIZE)
+    async with open_disk(tmp_path) as storage, asyncio.timeout(LIMIT):
+        call = Stuck(StoredFileResponse(file, storage), http_scope(), EMPTY_BODY)
+        running = asyncio.create_task(call.run())
+        await stuck.wait()
         assert open_in(tmp_path) == []
+        call.leave()
+        await running
 
 
 @pytest.mark.anyio
