@@ -6,6 +6,7 @@ the storage has, its lock is the storage's: so whoever dies, another process kno
 
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, suppress
+from time import monotonic
 
 from anyio import to_thread
 
@@ -16,6 +17,8 @@ from app.storage.content import ContentCheck
 from app.storage.files import READY, RESUMABLE, Files
 from app.storage.inspection import Inspection
 
+LOOK_SECONDS = 5.0
+"""After which a request is told that its upload is ended. Until then it brings bytes that no quota counts."""
 TOO_LONG = "These are more bytes than the upload was to have."
 
 
@@ -72,7 +75,7 @@ class ResumableUploads:
     async def _append(
         self, file: StoredFile, offset: int, chunks: AsyncIterator[bytes]
     ) -> tuple[StoredFile, int]:
-        chunks = at_most(file.size - offset, chunks)
+        chunks = self._until_ended(file, at_most(file.size - offset, chunks))
         if offset == 0:
             chunks = well_begun(chunks, self._content_check(file.filename))
         limits = self._settings.files
@@ -123,6 +126,15 @@ class ResumableUploads:
         except UnsupportedMediaType:
             await self._files.undo(file.id)
             raise
+
+    async def _until_ended(self, file: StoredFile, chunks: AsyncIterator[bytes]) -> AsyncGenerator[bytes]:
+        """`NotFound` when the upload is ended or swept meanwhile."""
+        looked = monotonic()
+        async for chunk in chunks:
+            if monotonic() - looked >= LOOK_SECONDS:
+                await self._files.find(file.id, file.owner_id, RESUMABLE, READY)
+                looked = monotonic()
+            yield chunk
 
     def _content_check(self, filename: str) -> ContentCheck:
         return ContentCheck(filename, self._settings.max_image_pixels)

@@ -67,6 +67,7 @@ worker, and after every restart.
 - A request that is refused with 409 or 423 does not move that moment.
 - Who does not say who they are has less than an account.
 - An upload that is ended is gone.
+- A request whose upload is ended is over too.
 - Another version is 412 and every answer says ours.
 - A POST may say that it is a PATCH or a DELETE.
 - A page of an allowed origin can speak all of tus.

@@ -28,6 +28,7 @@ from app.tus_body import MOST_CHECKED, ChecksumPlaces
 from tests.asgi import EMPTY_BODY, LIMIT, Call, http_scope
 from tests.owners import log_in
 from tests.samples import TEXT, image, pdf
+from tests.stored_files import open_in
 from tests.tus import (
     OCTETS,
     TUS,
@@ -571,6 +572,27 @@ def test_an_upload_that_is_ended_is_gone(client: TestClient, settings: Settings)
         assert client.request(method, url, headers=TUS).status_code == 404
     assert patch(client, url, 3, b"two").status_code == 404
     assert not stored(settings)
+
+
+@pytest.mark.anyio
+async def test_a_request_whose_upload_is_ended_is_over_too(
+    app: FastAPI, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also one that brings bytes so slowly that nobody writes them."""
+    monkeypatch.setattr("app.storage.resumable.LOOK_SECONDS", 0.0)
+    async with working(app) as worker:
+        url = await worker.create(MOST)
+        body = Body()
+        request = asyncio.create_task((call := worker.patch(url, 0, body)).run())
+        await body.send(b"0")
+        await (ending := worker.call("DELETE", url, Body(), **TUS)).run()
+        assert ending.status == 204
+        body.put_nowait({"type": "http.request", "body": b"1", "more_body": True})
+        await call.until_sent(1)
+        call.leave()
+        await request
+        assert call.status == 404
+        assert open_in(settings.uploads_dir) == []
 
 
 def test_another_version_is_412_and_every_answer_says_ours(client: TestClient) -> None:
