@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_asyn
 
 from app.database.models import Base, User
 from app.database.seed import seed
-from app.database.write_queue import BUSY_SECONDS, WriteQueue
+from app.database.write_queue import BUSY_SECONDS, LOOK_AGAIN, WriteQueue
 
 SessionMaker = async_sessionmaker[AsyncSession]
 
@@ -20,9 +20,8 @@ WAL = "PRAGMA journal_mode = WAL"
 """Readers do not wait for the writer. The file keeps this, once it is switched."""
 
 # FULL: what was committed outlives a power cut; NORMAL saves one flush to the disk for each commit, but then
-# an upload that was answered could be gone. busy_timeout: a second writer waits this many milliseconds for
-# one of another process; for those of its own there is the `WriteQueue`. SQLite checks
-# foreign keys only when told to.
+# an upload that was answered could be gone. busy_timeout: who opens the database waits this many milliseconds
+# for one who writes; after that `LOOK_AGAIN` is in force. SQLite checks foreign keys only when told to.
 SQLITE_PRAGMAS = (
     "PRAGMA synchronous = FULL",
     f"PRAGMA busy_timeout = {1000 * BUSY_SECONDS}",
@@ -96,6 +95,7 @@ def _set_pragmas(connection: Any, _record: object) -> None:
         cursor.execute("BEGIN IMMEDIATE")
         connection.rollback()
         cursor.execute(WAL)
+    cursor.execute(LOOK_AGAIN)
     cursor.close()
 
 

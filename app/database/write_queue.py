@@ -8,14 +8,20 @@ first of them waits for other processes. Who still waits too long is told to com
 import asyncio
 import logging
 import sqlite3
+import time
+from typing import Any, Literal
 
 from sqlalchemy import Connection, Engine, ExceptionContext, event
+from sqlalchemy.engine.interfaces import DBAPICursor, ExecuteStyle, ExecutionContext
 from sqlalchemy.util import await_only
 
 from app.errors import ServiceUnavailable
 
 BUSY_SECONDS = 5
 """So long a transaction waits for others of this process, and then again for those of other processes."""
+
+LOOK_AGAIN = "PRAGMA busy_timeout = 20"
+"""For so many milliseconds SQLite looks by itself. Then `WriteQueue` begins that anew."""
 
 READING = ("SELECT", "PRAGMA")
 
@@ -31,6 +37,8 @@ class WriteQueue:
         event.listen(engine, "before_cursor_execute", self._enter)
         event.listen(engine, "checkin", self._leave)
         event.listen(engine, "invalidate", self._leave)
+        event.listen(engine, "do_execute", _keep_trying)
+        event.listen(engine, "do_executemany", _keep_trying)
         event.listen(engine, "handle_error", _refuse_when_busy)
 
     def _enter(self, connection: Connection, _cursor: object, statement: str, *_: object) -> None:
@@ -53,11 +61,34 @@ class WriteQueue:
             self._turn.release()
 
 
+def _keep_trying(
+    cursor: DBAPICursor, statement: str, parameters: Any, context: ExecutionContext
+) -> Literal[True]:
+    """The pauses of SQLite between two looks grow to 100 ms: too long for the short moments in which another
+    process under load is between two transactions. So they begin anew."""
+    at_once = context.execute_style is ExecuteStyle.EXECUTEMANY
+    execute = cursor.executemany if at_once else cursor.execute
+    give_up_at = time.monotonic() + BUSY_SECONDS
+    while True:
+        try:
+            execute(statement, parameters)
+            return True
+        except sqlite3.OperationalError as error:
+            if not _is_busy(error) or time.monotonic() >= give_up_at:
+                raise
+
+
 def _refuse_when_busy(context: ExceptionContext) -> None:
-    error = context.original_exception
-    # The low byte: the rest says in which of its ways it was busy.
-    if isinstance(error, sqlite3.OperationalError) and error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY:
+    if _is_busy(context.original_exception):
         raise _busy()
+
+
+def _is_busy(error: BaseException) -> bool:
+    if not isinstance(error, sqlite3.OperationalError):
+        return False
+    # The low byte: the rest says in which of its ways it was busy. An error of the driver itself has none.
+    code: int = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_OK)
+    return code & 0xFF == sqlite3.SQLITE_BUSY
 
 
 def _busy() -> ServiceUnavailable:

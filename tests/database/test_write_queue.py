@@ -11,7 +11,6 @@ from fastapi.testclient import TestClient
 from sqlalchemy import Engine, event, func, select, text, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from app.database import session as database
 from app.database.models import StoredFile, User
 from app.database.session import SessionMaker, open_database
 from app.dependencies import SessionDep
@@ -27,8 +26,7 @@ WRITERS = 8
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """SQLite does not wait at all."""
-    monkeypatch.setattr(database, "SQLITE_PRAGMAS", (*database.SQLITE_PRAGMAS, "PRAGMA busy_timeout = 0"))
+    monkeypatch.setattr("app.database.write_queue.BUSY_SECONDS", 0)
 
 
 @pytest.fixture
@@ -128,3 +126,33 @@ async def test_who_waits_for_a_turn_too_long_is_refused_and_leaves_the_queue(
                         await write(second)
         async with sessions.begin() as third:
             await write(third)
+
+
+@pytest.mark.parametrize(
+    ("statement", "values"),
+    [("BEGIN IMMEDIATE", None), ("UPDATE users SET age = :age", [{"age": 1}, {"age": 2}])],
+)
+async def test_who_waits_for_another_process_begins_its_looks_anew(
+    settings: Settings,
+    other_process: sqlite3.Connection,
+    monkeypatch: pytest.MonkeyPatch,
+    statement: str,
+    values: list[dict[str, int]] | None,
+) -> None:
+    monkeypatch.setattr("app.database.session.LOOK_AGAIN", "PRAGMA busy_timeout = 0")
+    looks: list[str] = []
+
+    def count(sql: str) -> None:
+        looks.append(sql)
+        if len(looks) == 3:
+            other_process.rollback()
+
+    async with open_database(settings.sqlalchemy_url) as sessions, asyncio.timeout(20):
+        async with sessions.begin() as session:
+            driver_connection = (await (await session.connection()).get_raw_connection()).driver_connection
+            assert driver_connection is not None
+            other_process.execute("BEGIN IMMEDIATE")
+            await driver_connection.set_trace_callback(count)
+            await session.execute(text(statement), values)
+            await driver_connection.set_trace_callback(None)
+    assert len(looks) >= 3
