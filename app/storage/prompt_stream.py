@@ -6,6 +6,8 @@ from contextlib import aclosing
 from fastapi.responses import StreamingResponse
 from starlette.types import Send
 
+from app.errors import AppError
+
 
 class PromptStream(StreamingResponse):
     """Its head waits for the first piece, so that what fails before it is an error and not a torn 200.
@@ -27,5 +29,9 @@ class PromptStream(StreamingResponse):
             )
             while piece is not None:
                 await send({"type": "http.response.body", "body": piece, "more_body": True})
-                piece = await anext(pieces, None)
+                try:
+                    piece = await anext(pieces, None)
+                except AppError:
+                    # Too late to tell. Without the end of the answer the server closes the connection.
+                    return
         await send({"type": "http.response.body", "body": b"", "more_body": False})
