@@ -71,8 +71,12 @@ class Server:
         self.process.send_signal(number)
         self.process.wait(STOP_SECONDS)
         seconds = time.monotonic() - started
-        self._reader.join(1)
+        self.read_to_end()
         return seconds
+
+    def read_to_end(self) -> None:
+        """What a process that has ended wrote before."""
+        self._reader.join(1)
 
     def _read(self) -> None:
         assert self.process.stdout
@@ -109,10 +113,14 @@ def serve(
         text=True,
         cwd=folder,
     )
+    server = None
     try:
-        yield Server(process)
+        server = Server(process)
+        yield server
     finally:
         process.kill()
         process.wait()
+        if server:
+            server.read_to_end()
         if process.stdout:
             process.stdout.close()

@@ -181,16 +181,23 @@ class Files:
 
     async def sweep(self) -> None:
         """Deletes what has expired."""
-        while await self._delete(StoredFile.expires_at <= datetime.now(UTC)):
-            pass
+        expired = StoredFile.expires_at <= datetime.now(UTC)
+        while await self._any(expired):
+            await self._delete(expired)
         await self.storage.sweep()
 
     async def expire_left_over(self) -> None:
         """What processes have left that are dead is for the next sweep."""
         if before := self.storage.left_before:
-            left = StoredFile.state.in_((RECEIVING, DELETED)), StoredFile.created_at < before
-            change = update(StoredFile).where(*left).values(expires_at=datetime.now(UTC))
-            await self._change(change.returning(StoredFile))
+            left = StoredFile.state.in_((RECEIVING, DELETED)) & (StoredFile.created_at < before)
+            if await self._any(left):
+                change = update(StoredFile).where(left).values(expires_at=datetime.now(UTC))
+                await self._change(change.returning(StoredFile))
+
+    async def _any(self, which: ColumnElement[bool]) -> bool:
+        """A look that writes nothing: mostly there is nothing to sweep."""
+        async with self._sessions() as session:
+            return await session.scalar(select(StoredFile.id).where(which).limit(1)) is not None
 
     async def _delete(self, *which: ColumnElement[bool]) -> int:
         """Up to so many files. For everybody they are gone at once; the row goes when the bytes are.
