@@ -161,6 +161,32 @@ async def test_trap_each_chunk_is_handed_over_alone(handed_over: list[int]) -> N
         assert handed_over == [1] * 20_000
 
 
+@pytest.mark.parametrize(("http", "copied"), [(OURS, False), (UVICORNS, True)])
+async def test_what_a_read_brought_is_what_the_app_receives_without_a_copy(
+    http: str, copied: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handed_over: list[bytes] = []
+    received: list[bytes] = []
+    hand_over = HttpToolsProtocol.on_body
+
+    def keep(protocol: HttpToolsProtocol, body: bytes) -> None:
+        handed_over.append(body)
+        hand_over(protocol, body)
+
+    async def take(scope: Scope, receive: Receive, send: Send) -> None:
+        received.append((await receive())["body"])
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"1")]})
+        await send({"type": "http.response.body", "body": b">"})
+
+    monkeypatch.setattr(HttpToolsProtocol, "on_body", keep)
+    async with connected(http=http, head=f"{POST}Content-Length: 70000\r\n\r\n", app=take) as wire:
+        await wire.until(lambda: bool(wire.protocol.cycle))
+        wire.protocol.data_received(b"a" * 70_000)
+        await wire.read_until(b">")
+    assert received == handed_over == [b"a" * 70_000]
+    assert (received[0] is not handed_over[0]) is copied
+
+
 @BOTH
 @pytest.mark.parametrize("size", [1, 7, 10_000])
 async def test_bodies_of_any_kind_are_those_of_their_requests(http: str, size: int) -> None:
