@@ -39,6 +39,13 @@ SERVERS = {
     "bare": [*UVICORN, "benchmarks.file_servers:bare", "--lifespan", "off", "--port"],
     "tutorial": [*UVICORN, "benchmarks.file_servers:tutorial", "--port"],
     "ours": [*UVICORN, "app.main:create_app", "--factory", *AS_MAKE_RUN, "--port"],
+    "undigested": [
+        *UVICORN,
+        "benchmarks.file_servers:create_without_digest",
+        "--factory",
+        *AS_MAKE_RUN,
+        "--port",
+    ],
     "ticking": [*UVICORN, "benchmarks.file_servers:create_ticking", "--factory", *AS_MAKE_RUN, "--port"],
 }
 
@@ -49,7 +56,7 @@ def serve(running: ExitStack, name: str, **env: str) -> Server:
         running.enter_context(started(SERVERS[name], LIMITS | {"APP_UPLOADS_DIR": folder} | env)),
         Path(folder),
     )
-    if name in ("ours", "ticking"):
+    if name in ("ours", "undigested", "ticking"):
         # The threads and the connections of the database are there then, which stay the same.
         at_once(server, AT_ONCE, PDF, SMALL_SIZE)
         server.forget()
@@ -85,10 +92,11 @@ def race(
 
 def uploads() -> None:
     with ExitStack() as running:
-        bare, tutorial, ours = (serve(running, name) for name in ("bare", "tutorial", "ours"))
+        names = "bare", "tutorial", "ours", "undigested"
+        bare, tutorial, ours, undigested = (serve(running, name) for name in names)
 
         def forget() -> None:
-            for server in (bare, tutorial, ours):
+            for server in (bare, tutorial, ours, undigested):
                 server.forget()
 
         race(
@@ -96,6 +104,7 @@ def uploads() -> None:
                 "bare": lambda: bare.upload("/flushed", PDF, SIZE),
                 "bare, not flushed": lambda: bare.upload("/", PDF, SIZE),
                 "ours, .pdf": lambda: ours.upload("/upload/", PDF, SIZE),
+                "ours, .pdf, without SHA-256": lambda: undigested.upload("/upload/", PDF, SIZE),
                 "ours, .txt": lambda: ours.upload("/upload/", TEXT, SIZE),
                 "ours by UploadFile, .pdf": lambda: ours.upload("/upload/spooled", PDF, SIZE),
                 "UploadFile in chunks, by threads, flushed": lambda: tutorial.upload("/chunks", PDF, SIZE),
