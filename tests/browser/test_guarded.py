@@ -4,10 +4,8 @@ from typing import Any
 
 from fastapi import FastAPI, WebSocket
 from fastapi.responses import HTMLResponse
-from playwright.sync_api import sync_playwright
+from playwright.sync_api import Browser
 
-from tests.browser.test_explorer import ARGUMENTS
-from tests.programs import program
 from tests.routers.websockets.test_guarded import served
 from tests.server import Server
 
@@ -35,11 +33,10 @@ def another_origin() -> FastAPI:
 
 
 def test_a_page_learns_nothing_of_a_refusal_but_1006_and_takes_only_a_subprotocol_that_it_offered(
-    live: Server,
+    live: Server, browser: Browser
 ) -> None:
     guarded = f"{live.ws_url}/guarded"
-    with served(another_origin()) as other, sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=program("chromium"), args=ARGUMENTS)
+    with served(another_origin()) as other:
         page = browser.new_page()
         page.set_default_timeout(10_000)
 
@@ -57,4 +54,3 @@ def test_a_page_learns_nothing_of_a_refusal_but_1006_and_takes_only_a_subprotoco
         assert opened(f"{other}/app.bearer", "app.bearer", "token") == ["open", "app.bearer"]
         assert opened(f"{other}/none", "app.bearer", "token") == REFUSED
         assert opened(f"{other}/bearer", "app.bearer", "token") == REFUSED
-        browser.close()

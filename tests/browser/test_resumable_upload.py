@@ -4,11 +4,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from playwright.sync_api import Page, Route, sync_playwright
+from playwright.sync_api import Browser, Page, Route
 
 from app.settings import ROOT
-from tests.browser.test_explorer import ARGUMENTS
-from tests.programs import program
 
 SIZE, CHUNK = 10, 4
 WHOLE = ["POST", "HEAD 0", "PATCH 0", "PATCH 4", "PATCH 8"]
@@ -102,19 +100,16 @@ class Client:
 
 
 @pytest.fixture(scope="module")
-def page() -> Iterator[Page]:
+def page(browser: Browser) -> Iterator[Page]:
     """One for all: to open another takes longer than a test."""
     errors: list[str] = []
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=program("chromium"), args=ARGUMENTS)
-        page = browser.new_page()
-        page.on("pageerror", lambda error: errors.append(str(error)))
-        page.set_default_timeout(10_000)
-        page.route("**/*", Service())
-        page.goto("http://upload.test/")
-        page.evaluate(BEFORE)
-        yield page
-        browser.close()
+    page = browser.new_page()
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.set_default_timeout(10_000)
+    page.route("**/*", Service())
+    page.goto("http://upload.test/")
+    page.evaluate(BEFORE)
+    yield page
     assert errors == []
 
 

@@ -3,28 +3,23 @@
 from collections.abc import Iterator
 
 import pytest
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Browser, Page
 
 from tests.browser.lone_client import Room, serve_client
-from tests.browser.test_explorer import ARGUMENTS
-from tests.programs import program
 
 
 @pytest.fixture(scope="module")
-def page() -> Iterator[Page]:
+def page(browser: Browser) -> Iterator[Page]:
     """One for all: to open another takes longer than a test."""
     errors: list[str] = []
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=program("chromium"), args=ARGUMENTS)
-        page = browser.new_page()
-        page.on("pageerror", lambda error: errors.append(str(error)))
-        page.set_default_timeout(10_000)
-        page.route("**/*", serve_client)
-        page.clock.install(time=0)
-        page.goto("http://room.test/")
-        page.clock.pause_at(1)
-        yield page
-        browser.close()
+    page = browser.new_page()
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.set_default_timeout(10_000)
+    page.route("**/*", serve_client)
+    page.clock.install(time=0)
+    page.goto("http://room.test/")
+    page.clock.pause_at(1)
+    yield page
     assert errors == []
 
 

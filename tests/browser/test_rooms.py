@@ -1,13 +1,10 @@
 """Two people, each in a browser of their own, and a service that is started again between their words."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
-from playwright.sync_api import Browser, expect, sync_playwright
+from playwright.sync_api import Browser, expect
 
-from tests.browser.test_explorer import ARGUMENTS, DESK, PHONE, Tab
-from tests.programs import program
+from tests.browser.test_explorer import DESK, PHONE, Tab
 from tests.redis import redis_server
 from tests.server import Server, serve
 
@@ -15,14 +12,6 @@ HOSTILE = "<img src=x onerror=alert(1)>"
 GAP = "Messages may be missing here: the service does not remember them."
 AWAY = ("net::ERR_CONNECTION_REFUSED", "WebSocket connection to")
 """What a browser itself says of a service that is not there."""
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=program("chromium"), args=ARGUMENTS)
-        yield browser
-        browser.close()
 
 
 class Person:

@@ -9,11 +9,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import httpx2
 import pytest
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Browser, Page
 
 from app.security.session_cookie import COOKIE
-from tests.browser.test_explorer import ARGUMENTS
-from tests.programs import program
 from tests.server import Server
 
 ACCOUNT = {"username": "browser-ada", "password": "correct horse battery"}
@@ -52,13 +50,10 @@ def attack(forms: str) -> Iterator[str]:
 
 
 @pytest.fixture
-def page() -> Iterator[Page]:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=program("chromium"), args=ARGUMENTS)
-        page = browser.new_page()
-        page.set_default_timeout(10_000)
-        yield page
-        browser.close()
+def page(browser: Browser) -> Page:
+    page = browser.new_page()
+    page.set_default_timeout(10_000)
+    return page
 
 
 def test_the_form_logs_in_over_http_on_localhost_and_no_page_of_another_origin_logs_out(

@@ -2,16 +2,14 @@
 
 import os
 import signal
-from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
 
 import httpx2
 import pytest
-from playwright.sync_api import Browser, expect, sync_playwright
+from playwright.sync_api import Browser, expect
 
-from tests.browser.test_explorer import ARGUMENTS, DESK, PHONE, Tab
-from tests.programs import program
+from tests.browser.test_explorer import DESK, PHONE, Tab
 from tests.server import Server, serve
 
 SIZE = 30_000_000
@@ -25,14 +23,6 @@ DROPPED = """() => {
 }"""
 AWAY = ("net::ERR_", "Failed to load resource")
 """How a browser itself says that the service is not there, or refuses."""
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=program("chromium"), args=ARGUMENTS)
-        yield browser
-        browser.close()
 
 
 class Uploader:

@@ -50,7 +50,7 @@ class Target:
 
     def added(self) -> set[str]:
         """What can be read since the last time: who left may be found out about in the middle of the next
-        test. That nothing else stays is looked at in the end; a bucket is asked then, which takes its time."""
+        test. That nothing else stays is looked at in the end; only then a bucket is asked, which is slow."""
         before = self.known
         files = set() if self.bucket else {name for name in self.stored() if not name.startswith(".")}
         self.known = files | {file_id for file_id, state in self.rows() if state == "ready"}
