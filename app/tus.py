@@ -8,7 +8,7 @@ from typing import Annotated
 
 from fastapi.requests import HTTPConnection
 from fastapi.routing import APIRoute
-from pydantic import BeforeValidator
+from pydantic import BeforeValidator, Field
 from starlette.datastructures import Headers
 from starlette.routing import Match
 from starlette.types import Message, Receive, Scope, Send
@@ -33,7 +33,7 @@ def _digits(text: str) -> str:
     return text
 
 
-Bytes = Annotated[int, BeforeValidator(_digits)]
+Bytes = Annotated[int, Field(ge=0), BeforeValidator(_digits)]
 """A number of them, in a header. pydantic alone takes `+5`, `1_000` and `5.0`, too."""
 
 

@@ -181,7 +181,7 @@ async def create_upload(
     response: Response,
     uploads: UploadsDep,
     owner: OwnerDep,
-    upload_length: Annotated[Bytes, Header(ge=0)],
+    upload_length: Annotated[Bytes, Header()],
     upload_metadata: Annotated[str, Header(max_length=4_000, examples=["filename bm90ZS50eHQ="])],
     chunks: BodyDep,
 ) -> Upload:
@@ -212,7 +212,7 @@ async def append_to_upload(
     response: Response,
     uploads: UploadsDep,
     owner: OwnerDep,
-    upload_offset: Annotated[Bytes, Header(ge=0)],
+    upload_offset: Annotated[Bytes, Header()],
     chunks: BodyDep,
 ) -> None:
     """Adds bytes. The last of them makes it a file, `/files/{upload_id}`."""
