@@ -46,7 +46,8 @@ class HttpProtocol(HttpToolsProtocol):
         super().data_received(data)
         self._hand_over()
         if self._head_size > MAX_HEAD and not self.transport.is_closing():
-            self.transport.write(TOO_LARGE)
+            if self._may_refuse():
+                self.transport.write(TOO_LARGE)
             self.transport.close()
         elif self._reading_head and self._head_size and self._deadline is None:
             self._limit_time()
@@ -85,6 +86,12 @@ class HttpProtocol(HttpToolsProtocol):
             super().on_body(b"".join(self._chunks))
             self._chunks.clear()
             self._head_size = 0
+
+    def _may_refuse(self) -> bool:
+        """While another answer is due or under way, the client would take ours for it, or a part of it."""
+        if self.cycle is None or self.cycle.response_complete:
+            return True
+        return not self._reading_head and not self.cycle.response_started
 
     def _limit_time(self) -> None:
         self._deadline = self.loop.call_later(HEAD_SECONDS, self._too_slow)

@@ -7,12 +7,22 @@ from pathlib import Path
 from sqlite3 import OperationalError
 from typing import Any
 
-from sqlalchemy import Connection, event, func, inspect, make_url, select
+from sqlalchemy import (
+    AsyncAdaptedQueuePool,
+    Connection,
+    PoolProxiedConnection,
+    event,
+    func,
+    inspect,
+    make_url,
+    select,
+)
+from sqlalchemy.exc import TimeoutError
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
 
 from app.database.models import Base, User
 from app.database.seed import seed
-from app.database.write_queue import BUSY_SECONDS, LOOK_AGAIN, WriteQueue
+from app.database.write_queue import BUSY_SECONDS, LOOK_AGAIN, WriteQueue, busy
 
 SessionMaker = async_sessionmaker[AsyncSession]
 
@@ -29,6 +39,16 @@ SQLITE_PRAGMAS = (
 )
 
 
+class Pool(AsyncAdaptedQueuePool):
+    """The usual one. Who waits too long for a connection is told to come again."""
+
+    def connect(self) -> PoolProxiedConnection:
+        try:
+            return super().connect()
+        except TimeoutError:
+            raise busy() from None
+
+
 @asynccontextmanager
 async def open_database(url: str) -> AsyncIterator[SessionMaker]:
     """Connects, makes the tables that are missing, seeds an empty database; disposes of the pool on leaving.
@@ -39,7 +59,9 @@ async def open_database(url: str) -> AsyncIterator[SessionMaker]:
     """
     parsed = make_url(url)
     # hide_parameters: an error in the log names the statement, not the values of a user.
-    engine = create_async_engine(parsed, pool_pre_ping=True, hide_parameters=True)
+    engine = create_async_engine(
+        parsed, poolclass=Pool, pool_timeout=BUSY_SECONDS, pool_pre_ping=True, hide_parameters=True
+    )
     is_sqlite = parsed.get_backend_name() == "sqlite"
     if is_sqlite:
         if parsed.database and parsed.database != ":memory:":

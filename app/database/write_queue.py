@@ -37,6 +37,8 @@ class WriteQueue:
         event.listen(engine, "before_cursor_execute", self._enter)
         event.listen(engine, "checkin", self._leave)
         event.listen(engine, "invalidate", self._leave)
+        # A session that nobody closed, when the garbage collector has found it.
+        event.listen(engine, "detach", self._leave)
         event.listen(engine, "do_execute", _keep_trying)
         event.listen(engine, "do_executemany", _keep_trying)
         event.listen(engine, "handle_error", _refuse_when_busy)
@@ -52,7 +54,7 @@ class WriteQueue:
             async with asyncio.timeout(BUSY_SECONDS):
                 await self._turn.acquire()
         except TimeoutError:
-            raise _busy() from None
+            raise busy() from None
 
     def _leave(self, connection: object, *_: object) -> None:
         # After it was invalidated a connection may be None.
@@ -74,13 +76,15 @@ def _keep_trying(
             execute(statement, parameters)
             return True
         except sqlite3.OperationalError as error:
-            if not _is_busy(error) or time.monotonic() >= give_up_at:
+            # What this transaction has read is no longer so: it never can write.
+            for_good = getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_BUSY_SNAPSHOT
+            if for_good or not _is_busy(error) or time.monotonic() >= give_up_at:
                 raise
 
 
 def _refuse_when_busy(context: ExceptionContext) -> None:
     if _is_busy(context.original_exception):
-        raise _busy()
+        raise busy()
 
 
 def _is_busy(error: BaseException) -> bool:
@@ -91,6 +95,6 @@ def _is_busy(error: BaseException) -> bool:
     return code & 0xFF == sqlite3.SQLITE_BUSY
 
 
-def _busy() -> ServiceUnavailable:
-    logger.warning("A transaction waited too long for others that write to the database.")
+def busy() -> ServiceUnavailable:
+    logger.warning("A transaction waited too long for others that use the database.")
     return ServiceUnavailable(headers={"Retry-After": "1"})

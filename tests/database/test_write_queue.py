@@ -1,16 +1,19 @@
 import asyncio
+import gc
 import logging
 import sqlite3
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import AsyncExitStack, closing
 from typing import Any
 
 import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from sqlalchemy import Engine, event, func, select, text, update
+from sqlalchemy.exc import SAWarning
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from app.database import write_queue
 from app.database.models import StoredFile, User
 from app.database.session import SessionMaker, open_database
 from app.dependencies import SessionDep
@@ -156,3 +159,48 @@ async def test_who_waits_for_another_process_begins_its_looks_anew(
             await session.execute(text(statement), values)
             await driver_connection.set_trace_callback(None)
     assert len(looks) >= 3
+
+
+async def test_a_turn_ends_with_a_session_that_nobody_closed(new_settings: Settings, impatient: None) -> None:
+    async with open_database(new_settings.sqlalchemy_url) as sessions:
+
+        async def forget() -> None:
+            await write(sessions())
+
+        with pytest.warns(SAWarning, match="garbage collector"):
+            await forget()
+            gc.collect()
+        async with sessions.begin() as session:
+            await write(session)
+
+
+async def test_what_can_no_longer_be_written_is_refused_at_once(
+    new_settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    is_busy = write_queue._is_busy
+    async with open_database(new_settings.sqlalchemy_url) as sessions, sessions() as session:
+        await session.execute(text("BEGIN"))
+        await session.execute(select(func.count()).select_from(User))
+        with closing(sqlite3.connect(new_settings.data_dir / "app.sqlite3")) as other, other:
+            other.execute("UPDATE users SET id = id")
+        errors: list[BaseException] = []
+
+        def noted(error: BaseException) -> bool:
+            errors.append(error)
+            return is_busy(error)
+
+        monkeypatch.setattr(write_queue, "_is_busy", noted)
+        with pytest.raises(ServiceUnavailable):
+            await write(session)
+        assert len(errors) <= 2  # by who tries again, and by who refuses
+
+
+async def test_who_waits_too_long_for_a_connection_is_told_to_come_again(
+    new_settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.database.session.BUSY_SECONDS", 0)
+    async with open_database(new_settings.sqlalchemy_url) as sessions, AsyncExitStack() as held:
+        with pytest.raises(ServiceUnavailable):
+            for _ in range(100):
+                session = await held.enter_async_context(sessions())
+                await session.execute(select(User.id).limit(1))

@@ -67,6 +67,23 @@ async def test_a_head_of_more_than_64_kib_is_refused_with_431(start: str) -> Non
         assert (await wire.read_until(b"\r\n\r\n")).startswith(b"HTTP/1.1 431 ")
 
 
+async def test_a_head_that_is_too_large_is_not_answered_in_the_middle_of_another_answer() -> None:
+    begun = asyncio.Event()
+
+    async def half(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"20")]})
+        await send({"type": "http.response.body", "body": b"0123456789", "more_body": True})
+        begun.set()
+        while (await receive())["type"] != "http.disconnect":
+            pass
+
+    async with connected(http=OURS, head="", app=half) as wire:
+        await wire.send(GET)
+        await wire.until(begun.is_set)
+        wire.protocol.data_received(GET[:-2] + b"X: " + b"x" * 70_000)
+        assert (await wire.read_until(b"")).endswith(b"\r\n\r\n0123456789")
+
+
 async def test_trap_a_head_of_any_size_is_collected() -> None:
     async with connected(http=UVICORNS, head="GET /", app=hello) as wire:
         await wire.send(b"x" * 5_000_000)
