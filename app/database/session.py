@@ -42,6 +42,9 @@ SQLITE_PRAGMAS = (
 class Pool(AsyncAdaptedQueuePool):
     """The usual one. Who waits too long for a connection is told to come again."""
 
+    # By this name it logs where SQLAlchemy does, and not each connection in the log of the service.
+    __module__ = AsyncAdaptedQueuePool.__module__
+
     def connect(self) -> PoolProxiedConnection:
         try:
             return super().connect()
