@@ -1,10 +1,9 @@
 """What `static/resumable-upload.js` does on its own, in a real browser, with a service that is the test's."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page, Route
+from playwright.sync_api import Page, Route
 
 from app.settings import ROOT
 
@@ -100,17 +99,11 @@ class Client:
 
 
 @pytest.fixture(scope="module")
-def page(browser: Browser) -> Iterator[Page]:
-    """One for all: to open another takes longer than a test."""
-    errors: list[str] = []
-    page = browser.new_page()
-    page.on("pageerror", lambda error: errors.append(str(error)))
-    page.set_default_timeout(10_000)
-    page.route("**/*", Service())
-    page.goto("http://upload.test/")
-    page.evaluate(BEFORE)
-    yield page
-    assert errors == []
+def page(blank_page: Page) -> Page:
+    blank_page.route("**/*", Service())
+    blank_page.goto("http://upload.test/")
+    blank_page.evaluate(BEFORE)
+    return blank_page
 
 
 @pytest.fixture

@@ -3,24 +3,18 @@
 from collections.abc import Iterator
 
 import pytest
-from playwright.sync_api import Browser, Page
+from playwright.sync_api import Page
 
 from tests.browser.lone_client import Room, serve_client
 
 
 @pytest.fixture(scope="module")
-def page(browser: Browser) -> Iterator[Page]:
-    """One for all: to open another takes longer than a test."""
-    errors: list[str] = []
-    page = browser.new_page()
-    page.on("pageerror", lambda error: errors.append(str(error)))
-    page.set_default_timeout(10_000)
-    page.route("**/*", serve_client)
-    page.clock.install(time=0)
-    page.goto("http://room.test/")
-    page.clock.pause_at(1)
-    yield page
-    assert errors == []
+def page(blank_page: Page) -> Page:
+    blank_page.route("**/*", serve_client)
+    blank_page.clock.install(time=0)
+    blank_page.goto("http://room.test/")
+    blank_page.clock.pause_at(1)
+    return blank_page
 
 
 @pytest.fixture
